@@ -1,0 +1,180 @@
+"""Who is at the other end of a request, and the watcher that sees it leave.
+
+Decisions
+    1. One epoll object per process, each client registered for ``EPOLLRDHUP`` alone: nothing is
+       read, so a pipelined request, a TLS record or a request body is neither eaten nor in the
+       way, and an idle stream costs no CPU.
+    2. A FIN alone is not a departure: ``nc -N`` and some HTTP clients close their half and read
+       on. The stream probes with a heartbeat; a peer that is really gone answers with RST.
+    3. What a server needs to end a request quietly when its client has left is one column of the
+       same table: most take an ``OSError`` for that, others log a traceback for it.
+"""
+
+from __future__ import annotations
+
+import errno
+import select
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple
+
+from flask_llmstream.runtime import Runtime, current_runtime, per_process
+
+try:
+    from typing import Protocol
+except ImportError:  # Python 3.7
+    Protocol = object  # type: ignore[assignment]
+
+__all__ = ["Peer", "Watched", "Watcher", "current_watcher", "find_peer", "leave_quietly"]
+
+_RDHUP = getattr(select, "EPOLLRDHUP", 0x2000)
+_ONESHOT = getattr(select, "EPOLLONESHOT", 1 << 30)
+_GONE = getattr(select, "EPOLLHUP", 0x10) | getattr(select, "EPOLLERR", 0x8)
+
+
+class Peer(NamedTuple):
+    """The client of one request, as far as its server lets us see it."""
+
+    #: Name of the row below that matched, for logs and reports.
+    server: str
+    #: Descriptor of the client's connection, ``None`` where the server hides it.
+    fd: Optional[int]
+    #: Whether the callable that ``start_response`` returns writes to this connection.
+    can_write: bool
+    #: Whether the server takes an ``OSError`` as the quiet way out.
+    leaves_with_error: bool
+
+
+def _gunicorn(environ: Mapping[str, Any]) -> Any:
+    return environ.get("gunicorn.socket")
+
+
+def _gunicorn_pywsgi(environ: Mapping[str, Any]) -> Any:
+    return environ.get("gunicorn.sock")
+
+
+def _werkzeug(environ: Mapping[str, Any]) -> Any:
+    return environ.get("werkzeug.socket")
+
+
+#: (name, how the socket is found in the environ), tried in this order.
+_SERVERS: Tuple[Tuple[str, Any], ...] = (
+    ("gunicorn", _gunicorn),
+    ("gunicorn gevent_pywsgi", _gunicorn_pywsgi),
+    ("werkzeug", _werkzeug),
+)
+
+
+def find_peer(environ: Mapping[str, Any], start_response: Any) -> Peer:
+    """Return what is known of the client of this request.
+
+    Where no row matches, a departure is seen only when a write fails.
+    """
+    for name, find in _SERVERS:
+        sock = find(environ)
+        if sock is None:
+            continue
+        try:
+            fd = sock.fileno()
+        except (OSError, ValueError):
+            fd = -1
+        if fd < 0:
+            break
+        if str(environ.get("SERVER_PROTOCOL", "")).startswith("HTTP/2"):
+            # Only gunicorn's own HTTP/2 response frames what write() is given; before 26.2 it
+            # would put HTTP/1 bytes on the connection. The socket is good for watching only.
+            owner = type(getattr(start_response, "__self__", None)).__name__
+            return Peer(name + " HTTP/2", fd, owner == "HTTP2Response", False)
+        return Peer(name, fd, True, True)
+    return Peer("unknown", None, False, False)
+
+
+def leave_quietly(peer: Peer) -> BaseException:
+    """Return what to raise from ``__next__`` so that the server closes without a traceback."""
+    if peer.leaves_with_error:
+        return ConnectionResetError(errno.ECONNRESET, "the client has left")
+    return StopIteration()
+
+
+class Watched(Protocol):
+    """Who wants to know that its client has left."""
+
+    def peer_event(self, gone: bool) -> bool:
+        """Take the news; *gone* is false for a FIN. Return whether to go on watching."""
+
+
+class Watcher:
+    """Tells streams, in about a millisecond, that their client has left."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._epoll = runtime.epoll()
+        self._watched: Dict[int, Watched] = {}
+        self._starting = runtime.lock()
+        self._task: Any = None
+        self._recheck = not runtime.sees_blocking
+
+    def __len__(self) -> int:
+        """How many clients are being watched."""
+        return len(self._watched)
+
+    def add(self, fd: int, watched: Watched) -> None:
+        """Begin to watch the connection *fd* for *watched*."""
+        if self._epoll is None:
+            return
+        self._watched[fd] = watched
+        try:
+            self._epoll.register(fd, _RDHUP | _ONESHOT)
+        except FileExistsError:
+            self._epoll.modify(fd, _RDHUP | _ONESHOT)
+        except OSError:
+            self._watched.pop(fd, None)  # a kind of file that cannot be watched
+            return
+        if self._task is None:
+            with self._starting:
+                if self._task is None:
+                    self._task = self._runtime.watch(self._epoll, self._ready)
+
+    def remove(self, fd: int, watched: Watched) -> None:
+        """Stop watching, before the server closes *fd* or takes the next request from it."""
+        if self._epoll is None or self._watched.get(fd) is not watched:
+            return
+        del self._watched[fd]
+        try:
+            self._epoll.unregister(fd)
+        except (OSError, ValueError):
+            pass  # closed already: the kernel has forgotten it
+
+    def _ready(self, timeout: float) -> None:
+        events: List[Tuple[int, int]] = self._epoll.poll(timeout, 256)  # type: ignore[union-attr]
+        for fd, mask in events:
+            watched = self._watched.get(fd)
+            if watched is None:
+                continue
+            if self._recheck and not self._still(fd):
+                # Between the poll and now the request ended in its own thread and the number
+                # was given to a new connection: that one is well.
+                self._rearm(fd, _RDHUP | _ONESHOT)
+                continue
+            if watched.peer_event(bool(mask & _GONE)):
+                # ERR and HUP are always reported; RDHUP would come again at once, for ever.
+                self._rearm(fd, _ONESHOT)
+            else:
+                self.remove(fd, watched)
+
+    def _rearm(self, fd: int, mask: int) -> None:
+        try:
+            self._epoll.modify(fd, mask)  # type: ignore[union-attr]
+        except (OSError, ValueError):
+            pass  # the request has ended meanwhile
+
+    @staticmethod
+    def _still(fd: int) -> bool:
+        poll = select.poll()
+        try:
+            poll.register(fd, getattr(select, "POLLRDHUP", 0x2000))
+            return bool(poll.poll(0))
+        except (OSError, ValueError):
+            return False
+
+
+#: Return the :class:`Watcher` of this process.
+current_watcher = per_process(lambda: Watcher(current_runtime()))

@@ -1,0 +1,211 @@
+"""Every exception that flask-llmstream raises on purpose.
+
+::
+
+    LLMStreamError
+      WireError                   bytes or fields that break a format
+        DecodeError               .line
+        BufferLimitExceeded       .limit
+      UpstreamError               the LLM call failed: .status, .code, .retryable, .retry_after
+        UpstreamTimeout           no answer, or no next byte, in time
+        UpstreamInterrupted       the stream ended before its terminal marker
+      StreamError                 what a client sees: a stream that failed
+        StreamFailed              the server said so: .code, .message, .retryable
+        StreamInterrupted         the connection ended without a terminal event
+        StreamRefused             the answer is not an event stream: .status, .headers, .body,
+                                .retry_after
+      ConfigurationError          .key, .value
+    BaseException
+      StreamCancelled             .reason: disconnect, stop, timeout, shutdown
+
+Messages say what was seen, what was expected and the next step; they never contain a prompt,
+an answer or a key.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Dict, Mapping, Optional, Type
+
+__all__ = [
+    "BufferLimitExceeded",
+    "ConfigurationError",
+    "DecodeError",
+    "LLMStreamError",
+    "StreamCancelled",
+    "StreamError",
+    "StreamFailed",
+    "StreamInterrupted",
+    "StreamRefused",
+    "UpstreamError",
+    "UpstreamInterrupted",
+    "UpstreamTimeout",
+    "WireError",
+]
+
+
+class LLMStreamError(Exception):
+    """The root of everything that can go wrong here."""
+
+
+class WireError(LLMStreamError):
+    """Bytes or fields break the format that they are written in."""
+
+
+class DecodeError(WireError):
+    """What a peer sent is not what its format allows."""
+
+    def __init__(self, message: str, line: Optional[int] = None) -> None:
+        super().__init__(message if line is None else f"line {line}: {message}")
+        #: Number of the offending line, counted from 1, where the format has lines.
+        self.line = line
+
+
+class BufferLimitExceeded(WireError):
+    """One event grew past the limit before it was complete."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            f"an event grew past max_buffer={limit} characters before its blank line;"
+            " raise max_buffer, or check that the peer really sends events"
+        )
+        #: The limit that was passed, in characters.
+        self.limit = limit
+
+
+class UpstreamError(LLMStreamError):
+    """The LLM call failed.
+
+    :param message: what happened, for the log; never shown to clients unless the app opts in.
+    :param status: HTTP status of the provider's answer, ``None`` where there was none.
+    :param code: one of ``upstream_auth``, ``upstream_rate_limited``, ``upstream_rejected``,
+        ``upstream_unavailable``, ``upstream_timeout``, ``upstream_interrupted``,
+        ``upstream_invalid``, ``upstream_error``.
+    :param retryable: whether the same call may succeed later.
+    :param retry_after: seconds that the provider asked to wait.
+    :param deltas_sent: how many deltas had been read before the failure.
+    :param original_error: the foreign exception behind this one.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: Optional[int] = None,
+        code: str = "upstream_error",
+        retryable: bool = False,
+        retry_after: Optional[float] = None,
+        deltas_sent: int = 0,
+        original_error: Optional[BaseException] = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.retryable = retryable
+        self.retry_after = retry_after
+        self.deltas_sent = deltas_sent
+        self.original_error = original_error
+
+
+class UpstreamTimeout(UpstreamError):
+    """The provider did not answer, or did not go on, in time."""
+
+    def __init__(self, message: str, **details: Any) -> None:
+        details.setdefault("code", "upstream_timeout")
+        details.setdefault("retryable", True)
+        super().__init__(message, **details)
+
+
+class UpstreamInterrupted(UpstreamError):
+    """The provider's stream ended before its terminal marker."""
+
+    def __init__(self, message: str, **details: Any) -> None:
+        details.setdefault("code", "upstream_interrupted")
+        details.setdefault("retryable", True)
+        super().__init__(message, **details)
+
+
+class StreamError(LLMStreamError):
+    """A stream that a client was reading did not end well."""
+
+
+class StreamFailed(StreamError):
+    """The server ended the stream with a ``failed`` event."""
+
+    def __init__(self, message: str, code: str = "error", retryable: bool = False) -> None:
+        super().__init__(f"{code}: {message}")
+        self.message = message
+        self.code = code
+        self.retryable = retryable
+
+
+class StreamInterrupted(StreamError):
+    """The connection ended without a terminal event: the answer is not complete."""
+
+
+class StreamRefused(StreamError):
+    """The server answered with something that is not an event stream.
+
+    :param status: HTTP status of the answer.
+    :param headers: its headers.
+    :param body: at most the first KiB of its body, decoded.
+    :param retry_after: seconds that it asks to wait before the next attempt.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int,
+        headers: Optional[Mapping[str, str]] = None,
+        body: str = "",
+        retry_after: Optional[float] = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.headers: Mapping[str, str] = headers if headers is not None else {}
+        self.body = body
+        self.retry_after = retry_after
+
+
+class ConfigurationError(LLMStreamError):
+    """A setting has a value that cannot work.
+
+    :param key: name of the setting.
+    :param value: what was found there.
+    """
+
+    def __init__(self, key: str, value: object, expected: str) -> None:
+        super().__init__(f"{key} is {value!r}, expected {expected}")
+        self.key = key
+        self.value = value
+
+
+class StreamCancelled(BaseException):
+    """Raised inside a producer whose stream nobody wants any more.
+
+    Not an :class:`Exception`: SDKs retry and applications swallow those, and a client that has
+    gone must not be retried for. Let it pass; ``finally`` blocks run as for any other exception.
+    """
+
+    #: Who asked: ``disconnect``, ``stop``, ``timeout`` or ``shutdown``.
+    reason: str = "disconnect"
+
+    def __init__(self, reason: Optional[str] = None) -> None:
+        if reason is not None:
+            self.reason = reason
+        super().__init__(self.reason)
+
+
+_BY_REASON: Dict[str, Type[StreamCancelled]] = {}
+
+
+def cancelled_because(reason: str) -> Type[StreamCancelled]:
+    """Return the subclass whose instances carry *reason* without being given it.
+
+    CPython can only raise a class, not an instance, in another thread.
+    """
+    if reason not in _BY_REASON:
+        _BY_REASON[reason] = type(
+            "StreamCancelled", (StreamCancelled,), {"reason": reason, "__module__": __name__}
+        )
+    return _BY_REASON[reason]

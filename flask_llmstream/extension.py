@@ -1,0 +1,58 @@
+"""The Flask extension: settings, and the state that an app carries."""
+
+from __future__ import annotations
+
+from typing import Any, Optional
+
+from flask_llmstream.settings import SETTINGS, Settings
+
+__all__ = ["LLMStream", "LLMStreamState"]
+
+
+class LLMStreamState:
+    """What ``app.extensions["llmstream"]`` holds."""
+
+    def __init__(self, settings: Settings) -> None:
+        #: The settings in force.
+        self.settings = settings
+
+
+class LLMStream:
+    """Set up streaming for an app, or for several with :meth:`init_app`.
+
+    :param app: the Flask app; may come later.
+    :param settings: values that win over the ``LLMSTREAM_*`` keys of ``app.config``, by lower-case
+        name: ``LLMStream(app, heartbeat_interval=10)``.
+    :raises TypeError: for a setting that does not exist.
+    :raises ConfigurationError: for a setting with an impossible value.
+    """
+
+    def __init__(self, app: Optional[Any] = None, **settings: Any) -> None:
+        self._overrides = settings
+        Settings(**settings)  # a wrong name or value is said here, where it was written
+        if app is not None:
+            self.init_app(app)
+
+    def init_app(self, app: Any) -> None:
+        """Set up *app*; nothing of it is kept here."""
+        settings = Settings.from_config(app.config, self._overrides)
+        app.extensions["llmstream"] = LLMStreamState(settings)
+        _add_commands(app)
+
+
+def _add_commands(app: Any) -> None:
+    import click
+    from flask.cli import AppGroup
+
+    group = AppGroup("llmstream", help="Look at the streams of this app.")
+
+    @group.command("settings")
+    def settings_command() -> None:
+        """Print every setting, its value and where it comes from."""
+        state = app.extensions["llmstream"]
+        for setting in SETTINGS:
+            value = getattr(state.settings, setting.name)
+            origin = "default" if value == setting.default else "set"
+            click.echo(f"{setting.key} = {value!r}  ({origin})")
+
+    app.cli.add_command(group)

@@ -1,0 +1,212 @@
+"""What leaves: items become frames, frames are gathered, and get to the server in one piece.
+
+The request side returns them to the server from ``__next__``; while its source blocks, the ticker
+or a greenlet that the hub starts writes them through the server's own ``write()``. The lock
+``wire`` keeps the two apart: the request side holds it whenever it is not inside its source.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Callable, List, Optional, Tuple
+
+from flask_llmstream.disconnect import Peer
+from flask_llmstream.runtime import Runtime
+from flask_llmstream.sansio.events import Finish, TextDelta, Usage
+from flask_llmstream.settings import Settings
+
+__all__ = ["NEVER", "Outlet"]
+
+_log = logging.getLogger("flask_llmstream.stream")
+
+#: A moment that does not come.
+NEVER = float("inf")
+
+
+class Outlet:
+    """The way of one stream's items to its client; :class:`~flask_llmstream.stream.Stream` drives it.
+
+    :param format: encodes items; see :mod:`flask_llmstream.sansio.native`.
+    :param settings: see :mod:`flask_llmstream.settings`.
+    :param chunker: cuts text; see :mod:`flask_llmstream.sansio.chunkers`.
+    """
+
+    __slots__ = (
+        "id", "wire", "_format", "_settings", "_chunker", "_peer", "_start_response", "_status",
+        "_headers", "_runtime", "_frames", "_texts", "_finish_reason", "_usage", "_in_source",
+        "_opened", "_writer", "_touched", "_armed", "_gone", "_probing", "_hold_until",
+        "_held_since",
+    )
+
+    id: str
+    _peer: Peer
+    _start_response: Callable[..., Any]
+    _status: str
+    _headers: List[Tuple[str, str]]
+    _runtime: Runtime
+    _hold_until: float
+    _touched: float
+
+    def __init__(self, format: Any, settings: Settings, chunker: Optional[Any] = None) -> None:
+        self.wire: Any = None
+        self._format = format
+        self._settings = settings
+        self._chunker = chunker
+        self._frames: List[bytes] = []
+        self._texts: List[str] = []
+        self._finish_reason = "stop"
+        self._usage: Optional[Usage] = None
+        self._in_source = False
+        self._opened = False
+        self._writer: Optional[Callable[[bytes], Any]] = None
+        self._armed = False
+        self._gone = False
+        self._probing = False
+        self._held_since = NEVER
+
+    def _departed(self) -> None:
+        """Take note that a write has failed: the client has left."""
+        raise NotImplementedError
+
+    def _look_at(self, due: float) -> None:
+        """Have the ticker come at *due*, or earlier."""
+        raise NotImplementedError
+
+    def _open(self, data: bytes) -> bytes:
+        """Send status and headers; return *data*, behind the padding where it is wanted."""
+        self._opened = True
+        self._writer = self._start_response(self._status, self._headers)
+        return data
+
+    def _collect(self) -> bytes:
+        """Return what was gathered as one piece."""
+        frames = self._frames
+        data = frames[0] if len(frames) == 1 else b"".join(frames)
+        del frames[:]
+        if self._opened:
+            return data
+        padding = self._settings.padding
+        return self._open(self._format.opening(padding) + data if padding else data)
+
+    # -- items ------------------------------------------------------------------------------
+
+    def _take(self, item: Any) -> bytes:
+        """Record *item* and return its bytes."""
+        kind = item.__class__
+        if kind is TextDelta:
+            text = item.text
+        elif kind is str:
+            text = item
+        else:
+            return self._take_other(item)
+        if not text:
+            return b""
+        self._texts.append(text)
+        if self._chunker is None:
+            encoded: bytes = self._format.encode(item)
+            return encoded
+        return self._segment(self._chunker.feed(text))
+
+    def _take_other(self, item: Any) -> bytes:
+        if isinstance(item, bytes):
+            text = self._format.decode_text(item)
+            return self._take(text) if text else b""
+        if isinstance(item, str):
+            return self._take(str(item))
+        if isinstance(item, Finish):
+            self._finish_reason = item.reason
+            return b""
+        if isinstance(item, Usage):
+            self._usage = item
+        held = self._flush_chunker()
+        encoded: bytes = self._format.encode(item)
+        return held + encoded if held else encoded
+
+    def _segment(self, segments: List[str]) -> bytes:
+        if segments:
+            self._held_since = NEVER
+        elif self._held_since == NEVER:
+            self._held_since = self._runtime.now()
+            self._look_at(self._held_since + self._settings.max_delay)
+        return b"".join([self._format.encode(segment) for segment in segments])
+
+    def _flush_chunker(self) -> bytes:
+        self._held_since = NEVER
+        if self._chunker is None:
+            return b""
+        return b"".join([self._format.encode(segment) for segment in self._chunker.flush()])
+
+    def _flush_quietly(self) -> bytes:
+        try:
+            return self._flush_chunker()
+        except Exception:
+            return b""
+
+    # -- while the source blocks -----------------------------------------------------------
+
+    def _can_write(self) -> bool:
+        return self._peer.can_write and not self._gone
+
+    def _beat(self, now: float) -> bool:
+        """Write what is due, holding the wire while the source blocks; as :meth:`_write`."""
+        if not self._can_write():
+            return True
+        data = b""
+        if self._held_since + self._settings.max_delay <= now:
+            data = self._flush_quietly()
+        if not self._opened:
+            if not data and now < self._hold_until and not self._probing:
+                return True
+            data = self._format.opening(self._settings.padding) + data
+        elif not data and not self._frames:
+            interval = self._settings.heartbeat_interval
+            quiet = now - self._touched >= interval - 0.001
+            if not self._probing and not (interval and quiet and self._format.heartbeat):
+                return True
+            data = self._format.heartbeat
+        self._probing = False
+        self._touched = now
+        fd = self._peer.fd
+        if fd is not None and not self._runtime.writable(fd):
+            # A full buffer needs no proof of life; but text must not be lost.
+            if data is not self._format.heartbeat:
+                self._frames.append(data)
+            return True
+        return self._write(data)
+
+    def _write(self, data: bytes) -> bool:
+        """Write *data* behind what was gathered, holding the wire; false: the client has left."""
+        frames = self._frames
+        if frames:
+            data = b"".join(frames) + data
+            del frames[:]
+        if not data:
+            return True
+        try:
+            if not self._opened:
+                self._open(b"")
+            self._writer(data)  # type: ignore[misc]
+        except OSError:
+            return False
+        except Exception:
+            self._peer = self._peer._replace(can_write=False)
+            _log.exception(
+                "stream %s: the callable that start_response returned cannot be used;"
+                " heartbeats stop", self.id,
+            )
+            frames.append(data)
+        return True
+
+    def _flush_blocked(self) -> None:
+        """Send what was gathered: the source has blocked."""
+        self._armed = False
+        if not self._frames or not self.wire.acquire(False):
+            return
+        written = True
+        try:
+            if self._in_source and self._can_write():
+                written = self._write(b"")
+        finally:
+            self.wire.release()
+        if not written:
+            self._departed()

@@ -1,0 +1,250 @@
+"""Flask responses whose body is a :class:`~flask_llmstream.stream.Stream`.
+
+Decisions
+    1. The class is made of ``app.response_class`` plus a mixin: ``make_response`` rewrites the
+       class of any response that is not an instance of it.
+    2. The body is private. ``after_request`` hooks that read ``response.data``, join the body or
+       set a length see an empty response and cannot hold the stream back; what they do to
+       lengths, ETags and encodings is undone in ``get_wsgi_headers``.
+    3. No ``Connection`` header: it is hop-by-hop, which PEP 3333 forbids an application, and some
+       servers answer it with 500.
+    4. HEAD answers the headers and starts nothing: the source is closed without a first item.
+    5. The context of the request is kept by Flask's own ``stream_with_context``, whose order of
+       teardown differs between Flask versions and is what the app was written for.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Tuple, Type
+
+from flask import Response as FlaskResponse
+from flask import current_app, got_request_exception, has_request_context, stream_with_context
+from werkzeug.exceptions import HTTPException
+
+from flask_llmstream.disconnect import find_peer
+from flask_llmstream.failures import Failure, describe_failure
+from flask_llmstream.sansio.chunkers import make_chunker
+from flask_llmstream.sansio.headers import stream_headers
+from flask_llmstream.sansio.native import SSEFormat
+from flask_llmstream.settings import Settings
+from flask_llmstream.stream import Stream
+
+__all__ = ["StreamResponseMixin", "settings_of", "stream", "stream_response"]
+
+#: Wire formats by name.
+_FORMATS: Dict[str, Callable[[], Any]] = {"sse": SSEFormat}
+
+#: What a view may return that is an answer of its own and no source of items.
+_ANSWERS = (str, bytes, bytearray, dict, tuple)
+
+
+class StreamResponseMixin:
+    """Keeps the body to itself and hands it to the server when the request is answered."""
+
+    #: The stream behind this response; ``None`` in responses made by copying.
+    llmstream: Optional[Stream] = None
+
+    implicit_sequence_conversion = True
+    automatically_set_content_length = False
+
+    @property
+    def is_sequence(self) -> bool:
+        """Never: the body has no length."""
+        return False
+
+    @property
+    def is_streamed(self) -> bool:
+        """Always, whatever the public body looks like."""
+        return True
+
+    def calculate_content_length(self) -> None:
+        """There is no length."""
+
+    def add_etag(self, *args: Any, **kwargs: Any) -> None:
+        """A stream has no ETag."""
+
+    def make_conditional(self, *args: Any, **kwargs: Any) -> Any:
+        """A stream is never answered with 304."""
+        return self
+
+    def freeze(self, *args: Any, **kwargs: Any) -> None:
+        """A stream cannot be frozen."""
+
+    def get_wsgi_headers(self, environ: Any) -> Any:
+        """Return the headers without what would hold the stream back."""
+        headers = super().get_wsgi_headers(environ)  # type: ignore[misc]
+        for name in ("Content-Length", "ETag", "Content-Encoding"):
+            headers.remove(name)
+        return headers
+
+    def close(self) -> None:
+        """Release the source of a response that was thrown away, then Flask's own callbacks."""
+        if self.llmstream is not None:
+            self.llmstream.close()
+        super().close()  # type: ignore[misc]
+
+    def __call__(self, environ: Dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        """Answer the request; see PEP 3333."""
+        body = self.llmstream
+        headers = self.get_wsgi_headers(environ)
+        status: str = self.status  # type: ignore[attr-defined]
+        pairs: List[Tuple[str, str]] = [(str(key), str(value)) for key, value in headers]
+        if body is None or environ.get("REQUEST_METHOD") == "HEAD":
+            start_response(status, pairs)
+            self.close()
+            return []
+        peer = find_peer(environ, start_response)
+        return body.attach(peer, start_response, status, pairs, super().close)  # type: ignore[misc]
+
+
+_classes: Dict[type, Type[Any]] = {}
+
+
+def _response_class(base: type) -> Type[Any]:
+    """Return *base* with the mixin, made once for each."""
+    found = _classes.get(base)
+    if found is None:
+        found = _classes[base] = type("Stream" + base.__name__, (StreamResponseMixin, base), {})
+    return found
+
+
+def settings_of(app: Any) -> Settings:
+    """Return the settings in force for *app*, whether or not the extension was initialised."""
+    state = app.extensions.get("llmstream")
+    return Settings.from_config(app.config) if state is None else state.settings  # type: ignore[no-any-return]
+
+
+def _format(name: Optional[str]) -> Any:
+    make = _FORMATS.get("sse" if name is None else name)
+    if make is None:
+        raise ValueError(f"there is no wire format {name!r}; there are: {', '.join(sorted(_FORMATS))}")
+    return make()
+
+
+def _describer(app: Any, expose: bool) -> Callable[[BaseException], Failure]:
+    def describe(error: BaseException) -> Failure:
+        if isinstance(error, HTTPException) and error.code is not None and error.code >= 400:
+            text = error.description or error.name
+            return Failure(error.code, error.name.lower().replace(" ", "_"), text, error.code >= 500)
+        failure = describe_failure(error, expose)
+        if failure.code == "internal_error":
+            # What error trackers listen to; Flask itself never sees an exception of a body.
+            got_request_exception.send(app, exception=error)
+        return failure
+
+    return describe
+
+
+def _around_end(app: Any) -> Callable[[Callable[[], None]], None]:
+    def around(run: Callable[[], None]) -> None:
+        with app.app_context():
+            run()
+
+    return around
+
+
+def stream_response(
+    source: Iterable[Any],
+    *,
+    format: Optional[str] = None,
+    chunk: Any = None,
+    max_delay: Optional[float] = None,
+    resumable: bool = False,
+    on_disconnect: Any = None,
+    heartbeat_interval: Optional[float] = None,
+    padding: Optional[int] = None,
+    status_hold: Optional[float] = None,
+    max_duration: Optional[float] = None,
+    status: int = 200,
+    headers: Optional[Mapping[str, str]] = None,
+) -> Any:
+    """Return a Flask response that streams *source*.
+
+    Options that are ``None`` have the app's setting; see :mod:`flask_llmstream.settings`.
+
+    :param source: any iterable of ``str``, ``bytes`` (text in UTF-8), ``dict`` or ``list`` (sent as
+        JSON), ``Event``, ``Comment``, or deltas.
+    :param format: wire format by name. Defaults to ``"sse"``.
+    :param chunk: how text is cut: ``None`` or ``"token"`` as it comes, ``"word"``, ``"line"``, or
+        an object with ``feed(text)``, ``flush()`` and ``reset()``.
+    :param max_delay: seconds for which text may be held back by *chunk*.
+    :param on_disconnect: ``"cancel"``, ``"detach"`` or a number of seconds.
+    :param heartbeat_interval: seconds of silence before a comment; 0 for none.
+    :param padding: bytes of the first comment.
+    :param status_hold: seconds for which the status line waits for the first item.
+    :param max_duration: seconds after which the stream fails with ``timeout``; 0 for never.
+    :param status: HTTP status of a stream that begins well. Defaults to 200.
+    :param headers: further headers; hop-by-hop headers and ``Content-Length`` are refused.
+    :raises TypeError: where *source* is not an iterable of items.
+    :raises ValueError: for a format, chunker, status or header that cannot be.
+    :raises ConfigurationError: for an option with an impossible value.
+    """
+    _check_source(source)
+    if resumable:
+        raise ValueError("resumable streams are not available in this version; leave resumable=False")
+    if not isinstance(status, int) or not 200 <= status < 300 or status in (204, 205):
+        raise ValueError(f"a stream needs a status of 2xx that may have a body, got {status!r}")
+    app = current_app._get_current_object()  # type: ignore[attr-defined]
+    settings = settings_of(app).replace(
+        max_delay=max_delay, on_disconnect=on_disconnect, heartbeat_interval=heartbeat_interval,
+        padding=padding, status_hold=status_hold, max_duration=max_duration,
+    )
+    encoder = _format(format)
+    chunker = make_chunker(chunk)
+    response = _response_class(app.response_class)(
+        (), status=status, headers=stream_headers(encoder.content_type, headers)
+    )
+    inner = iter(source)
+    response.llmstream = Stream(
+        stream_with_context(inner) if has_request_context() else inner,
+        format=encoder, settings=settings, chunker=chunker,
+        describe=_describer(app, settings.expose_errors), around_end=_around_end(app),
+        sender=app, inner=inner,
+    )
+    return response
+
+
+def _check_source(source: Any) -> None:
+    if inspect.isasyncgen(source) or inspect.iscoroutine(source) or hasattr(source, "__aiter__"):
+        raise TypeError(
+            f"a synchronous server cannot iterate {type(source).__name__}; yield from a plain"
+            " generator instead"
+        )
+    if isinstance(source, _ANSWERS) or not hasattr(source, "__iter__"):
+        raise TypeError(
+            f"expected an iterable of items to stream, got {type(source).__name__}; to stream one"
+            " value, put it in a list"
+        )
+
+
+def stream(view: Optional[Callable[..., Any]] = None, **options: Any) -> Any:
+    """Make a view stream what it yields; with or without parentheses, below ``@app.route``.
+
+    The view is a generator function, or returns an iterable of items. What is an answer of its own
+    (a response, text, bytes, a dict, a tuple with a status) is passed on as it is, so that a view
+    may still refuse with ``return {"error": "…"}, 400``.
+
+    :param options: as for :func:`stream_response`.
+    """
+
+    def decorate(view: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(view)
+        def streaming(*args: Any, **kwargs: Any) -> Any:
+            answer = view(*args, **kwargs)
+            if answer is None or isinstance(answer, _ANSWERS) or _is_response(answer):
+                return answer
+            return stream_response(answer, **options)
+
+        return streaming
+
+    if view is None:
+        return decorate
+    if not callable(view):
+        raise TypeError(f"@stream decorates a view, got {type(view).__name__}")
+    return decorate(view)
+
+
+def _is_response(answer: Any) -> bool:
+    return isinstance(answer, FlaskResponse) or hasattr(answer, "get_wsgi_headers")

@@ -1,0 +1,261 @@
+"""Greenlets or threads: the only module that knows which of the two the process runs on.
+
+Decisions
+    1. The choice is made at the first request of a process, never at import: under
+       ``gunicorn --preload`` the app is imported before gevent patches anything.
+    2. It is made again after a fork (the process id is part of the key): an epoll object, a hub
+       or a lock must never be shared with a parent.
+    3. Nothing is patched here. ``select.epoll`` and ``select.poll``, which gevent removes from
+       ``select``, are taken from its own store of originals.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import select
+import socket
+import sys
+import threading
+import time
+import _socket
+from typing import Any, Callable, Dict, Optional, Type, TypeVar
+
+from flask_llmstream.exceptions import StreamCancelled
+
+__all__ = ["Runtime", "current_runtime", "per_process", "shut_down"]
+
+
+class Runtime:
+    """What the stream needs of its surroundings; one object per process.
+
+    This base runs on threads; :class:`GreenletRuntime` replaces what is different on gevent.
+    """
+
+    #: How it is called in logs and reports.
+    name = "threads"
+    #: Whether something can be run the moment a producer blocks.
+    sees_blocking = False
+
+    def __init__(self) -> None:
+        self._poll: Callable[[], Any] = select.poll
+
+    #: Seconds on a clock that never goes back.
+    now = staticmethod(time.monotonic)
+
+    def turns(self) -> int:
+        """Return a number that changes when others have had a turn; always 0 on threads."""
+        return 0
+
+    def ident(self) -> int:
+        """Return a number for the running thread or greenlet."""
+        return threading.get_ident()
+
+    def task(self) -> Any:
+        """Return a handle on the running thread or greenlet, for :meth:`frame`."""
+        return threading.get_ident()
+
+    def lock(self) -> Any:
+        """Return a lock with ``acquire(blocking)`` and ``release()``."""
+        return threading.Lock()
+
+    def flag(self) -> Any:
+        """Return an event flag with ``set``, ``clear`` and ``wait(timeout)``."""
+        return threading.Event()
+
+    def epoll(self) -> Optional[Any]:
+        """Return a new epoll object, or ``None`` where the system has none."""
+        make = getattr(select, "epoll", None)
+        return None if make is None else make()
+
+    def spawn(self, run: Callable[[], None], name: str) -> Any:
+        """Run *run* in the background until the process ends."""
+        thread = threading.Thread(target=run, name=name, daemon=True)
+        thread.start()
+        return thread
+
+    def watch(self, epoll: Any, ready: Callable[[float], None]) -> Any:
+        """Call ``ready(timeout)`` again and again; it polls *epoll* and may wait that long.
+
+        On gevent it is called in the hub, with a timeout of 0, when there is something to see.
+        """
+
+        def loop() -> None:
+            while True:
+                ready(-1)
+
+        return self.spawn(loop, "llmstream-watcher")
+
+    def call_soon(self, function: Callable[[], Any]) -> None:
+        """Run *function* where cancelling is possible: here, or on gevent in the hub."""
+        function()
+
+    def pass_turn(self) -> None:
+        """Let others run; threads are switched by the interpreter."""
+
+    def when_blocked(self, function: Callable[[], Any]) -> None:
+        """Run *function* as soon as the running greenlet blocks."""
+        raise NotImplementedError("threads cannot be seen blocking")  # pragma: no cover
+
+    def writable(self, fd: int) -> bool:
+        """Whether a small write to *fd* will not block."""
+        poll = self._poll()
+        try:
+            poll.register(fd, select.POLLOUT)
+            events = poll.poll(0)
+        except (OSError, ValueError):
+            return True  # let the write itself say what is wrong
+        return bool(events)
+
+    def frame(self, task: Any) -> Optional[Any]:
+        """Return the innermost frame of *task* while it is blocked."""
+        return sys._current_frames().get(task)
+
+    def throw(self, task: Any, exception: Type[StreamCancelled]) -> bool:
+        """Raise *exception* in *task*; return whether that is possible here.
+
+        On threads it is raised when the interpreter next runs there, so the socket that the
+        thread reads must be shut down after this. Only CPython can do it.
+        """
+        return _set_async_exception(task, exception)
+
+    def unthrow(self, task: Any) -> None:
+        """Take back an exception that has not been raised yet."""
+        _set_async_exception(task, None)
+
+
+def _set_async_exception(ident: int, exception: Optional[Type[BaseException]]) -> bool:
+    api = getattr(ctypes, "pythonapi", None)
+    if api is None or not hasattr(api, "PyThreadState_SetAsyncExc"):  # pragma: no cover - PyPy
+        return False
+    argument = None if exception is None else ctypes.py_object(exception)
+    return bool(api.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), argument))
+
+
+def shut_down(sock: Any) -> None:
+    """Break the connection of *sock* under its reader, without waiting and without raising.
+
+    Not ``SSLSocket.shutdown``, which drops the TLS state that the reader is using.
+    """
+    try:
+        raw = getattr(sock, "_sock", sock)  # gevent keeps the real one inside
+        _socket.socket.shutdown(raw, socket.SHUT_RDWR)
+    except (OSError, TypeError, ValueError):
+        pass  # gone already, which is what was wanted
+
+
+class GreenletRuntime(Runtime):
+    """The same on gevent's hub."""
+
+    name = "gevent"
+    sees_blocking = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        import gevent
+        import gevent.event
+        import gevent.lock
+        import gevent.monkey
+        import greenlet
+
+        self._gevent = gevent
+        self._hub = gevent.get_hub()
+        self._greenlet = greenlet.greenlet
+        self.task = greenlet.getcurrent  # type: ignore[method-assign]
+        self.lock = gevent.lock.BoundedSemaphore  # type: ignore[method-assign]
+        self.flag = gevent.event.Event  # type: ignore[method-assign]
+        self._poll = _original("select", "poll") or select.poll
+        loop = self._loop = self._hub.loop
+        self._call_soon = getattr(loop, "run_callback_threadsafe", loop.run_callback)
+
+    def turns(self) -> int:
+        try:
+            return self._loop.iteration  # type: ignore[no-any-return]
+        except AttributeError:  # libuv does not count: whoever took so long has blocked
+            return int(time.monotonic() * 20000)
+
+    def ident(self) -> int:
+        return id(self.task())
+
+    def epoll(self) -> Optional[Any]:
+        make = _original("select", "epoll")
+        return None if make is None else make()
+
+    def spawn(self, run: Callable[[], None], name: str) -> Any:
+        return self._gevent.spawn(run)
+
+    def watch(self, epoll: Any, ready: Callable[[float], None]) -> Any:
+        # An epoll descriptor is itself readable when it has something to tell, so the hub
+        # watches one descriptor for all clients, and RDHUP, which neither libev nor libuv
+        # know, comes with it.
+        watcher = self._hub.loop.io(epoll.fileno(), 1)
+        watcher.start(ready, 0)
+        return watcher
+
+    def call_soon(self, function: Callable[[], Any]) -> None:
+        if self.task() is self._hub:
+            function()
+        else:
+            self._call_soon(function)
+
+    def pass_turn(self) -> None:
+        self._gevent.sleep(0)
+
+    def when_blocked(self, function: Callable[[], Any]) -> None:
+        # A bare greenlet started by the hub: a callback of the hub itself must not block, and
+        # the write that it is made for may, if only on a TLS connection.
+        self._hub.loop.run_callback(self._greenlet(function, self._hub).switch)
+
+    def frame(self, task: Any) -> Optional[Any]:
+        return task.gr_frame
+
+    def throw(self, task: Any, exception: Type[StreamCancelled]) -> bool:
+        # Synchronous, from the hub, as gevent.Timeout does. gevent.kill(block=False) would be
+        # late: it might hit the next request on the same connection.
+        task.throw(exception())
+        return True
+
+    def unthrow(self, task: Any) -> None:
+        """Nothing is ever pending: :meth:`throw` has raised when it returns."""
+
+
+def _original(module: str, name: str) -> Optional[Any]:
+    """Return what gevent has taken away or replaced."""
+    import gevent.monkey
+
+    try:
+        return gevent.monkey.get_original(module, name)
+    except AttributeError:
+        return None
+
+
+def _on_gevent() -> bool:
+    monkey = sys.modules.get("gevent.monkey")
+    return monkey is not None and bool(monkey.is_module_patched("socket"))
+
+
+_Made = TypeVar("_Made")
+
+
+def per_process(make: Callable[[], _Made]) -> Callable[[], _Made]:
+    """Return a function that gives each process its own object, made at the first call.
+
+    What *make* returns must start nothing by itself: two threads may come at the same time, and
+    all but one object are thrown away.
+    """
+    made: Dict[int, _Made] = {}
+
+    def get() -> _Made:
+        pid = os.getpid()
+        found = made.get(pid)
+        if found is None:
+            for parent in [key for key in made if key != pid]:
+                made.pop(parent, None)
+            found = made.setdefault(pid, make())
+        return found
+
+    return get
+
+
+#: Return the :class:`Runtime` of this process.
+current_runtime = per_process(lambda: GreenletRuntime() if _on_gevent() else Runtime())

@@ -1,0 +1,154 @@
+"""The one table of settings: defaults, validation and help come from here.
+
+A setting is the key ``LLMSTREAM_<NAME>`` of ``app.config``, or a keyword of ``LLMStream(app, …)``;
+many can be given for one stream as a keyword of ``stream_response`` too.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Dict, Mapping, NamedTuple, Optional, Tuple
+
+from flask_llmstream.exceptions import ConfigurationError
+
+__all__ = ["PREFIX", "SETTINGS", "Setting", "Settings"]
+
+PREFIX = "LLMSTREAM_"
+
+
+class Setting(NamedTuple):
+    """One row of the table."""
+
+    name: str
+    default: Any
+    check: Callable[[Any], bool]
+    expected: str
+    help: str
+
+    @property
+    def key(self) -> str:
+        """Its name in ``app.config``."""
+        return PREFIX + self.name.upper()
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
+
+
+def _is_duration(value: Any) -> bool:
+    return _is_number(value) and 0 <= value < float("inf")
+
+
+def _is_policy(value: Any) -> bool:
+    return value in ("cancel", "detach") if isinstance(value, str) else _is_duration(value)
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 65536
+
+
+def _is_bool(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_names(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and all(isinstance(name, str) for name in value)
+
+
+_SECONDS = "a number of seconds, 0 or more"
+
+SETTINGS: Tuple[Setting, ...] = (
+    Setting(
+        "heartbeat_interval", 15.0, _is_duration, _SECONDS,
+        "Seconds of silence after which a comment is sent, so that no hop thinks the connection"
+        " idle; 0 turns heartbeats off. Keep it below the smallest read timeout on the way.",
+    ),
+    Setting(
+        "status_hold", 2.0, _is_duration, _SECONDS,
+        "Seconds for which the status line waits for the first item, so that a failure before it"
+        " becomes a real 4xx or 5xx; 0 sends 200 at once.",
+    ),
+    Setting(
+        "padding", 0, _is_size, "a number of bytes from 0 to 65536",
+        "Length of the first comment, for clients and hops that hold back the first bytes.",
+    ),
+    Setting(
+        "max_delay", 0.4, _is_duration, _SECONDS,
+        "Longest time for which a chunker may hold back text.",
+    ),
+    Setting(
+        "max_duration", 0.0, _is_duration, _SECONDS,
+        "Seconds after which a stream is ended with the failure `timeout`; 0 means never.",
+    ),
+    Setting(
+        "on_disconnect", "cancel", _is_policy, "'cancel', 'detach' or a number of seconds",
+        "What happens when the client leaves: the source is cancelled, goes on to its end, or goes"
+        " on for that many seconds.",
+    ),
+    Setting(
+        "cancel_grace", 5.0, _is_duration, _SECONDS,
+        "Seconds that a cancelled source has for its clean-up before it is interrupted again.",
+    ),
+    Setting(
+        "expose_errors", False, _is_bool, "True or False",
+        "Whether clients see the text of exceptions; otherwise they see a masked message.",
+    ),
+    Setting(
+        "shielded_modules", (), _is_names, "a list of module names",
+        "Further packages with pooled connections inside which no cancellation is thrown.",
+    ),
+)
+
+_BY_NAME: Dict[str, Setting] = {setting.name: setting for setting in SETTINGS}
+
+
+class Settings:
+    """The values in force for one app, each an attribute in lower case."""
+
+    heartbeat_interval: float
+    status_hold: float
+    padding: int
+    max_delay: float
+    max_duration: float
+    on_disconnect: Any
+    cancel_grace: float
+    expose_errors: bool
+    shielded_modules: Tuple[str, ...]
+
+    def __init__(self, **values: Any) -> None:
+        for name in values:
+            if name not in _BY_NAME:
+                raise TypeError(
+                    f"there is no setting {name!r}; there are: {', '.join(sorted(_BY_NAME))}"
+                )
+        for setting in SETTINGS:
+            value = values.get(setting.name, setting.default)
+            if not setting.check(value):
+                raise ConfigurationError(setting.key, value, setting.expected)
+            setattr(self, setting.name, value)
+
+    @classmethod
+    def from_config(
+        cls, config: Mapping[str, Any], overrides: Optional[Mapping[str, Any]] = None
+    ) -> Settings:
+        """Read the settings of an app.
+
+        :param config: ``app.config``.
+        :param overrides: values by lower-case name that win over it.
+        :raises ConfigurationError: for a value that cannot work.
+        """
+        values: Dict[str, Any] = {}
+        known = {setting.key: setting.name for setting in SETTINGS}
+        for key in config:
+            if isinstance(key, str) and key.startswith(PREFIX) and key in known:
+                values[known[key]] = config[key]
+        values.update(overrides or {})
+        return cls(**values)
+
+    def replace(self, **overrides: Any) -> Settings:
+        """Return these settings with *overrides*; those that are ``None`` change nothing."""
+        changed = {name: value for name, value in overrides.items() if value is not None}
+        if not changed:
+            return self
+        values = {setting.name: getattr(self, setting.name) for setting in SETTINGS}
+        values.update(changed)
+        return Settings(**values)

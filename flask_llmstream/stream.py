@@ -1,0 +1,464 @@
+"""One stream's life: the iterable that a WSGI server drives.
+
+The generator stays inline: ``__next__`` calls ``next(source)`` in the request's own greenlet or
+thread. What happens meanwhile (heartbeats, the opening, a burst cut short by blocking) goes
+through the server's own ``write()``, from the ticker or from a greenlet that the hub starts the
+moment the source blocks.
+
+Decisions
+    1. ``wire`` is a lock that the request side holds whenever it is *not* inside its source. Who
+       gets it without waiting may write; so nothing is ever written into a server that is itself
+       writing, and the hot path pays one release and one acquire per item.
+    2. ``start_response`` is called with the first byte and not before. PEP 3333 allows it, and it
+       is the only way to a clean 4xx or 5xx for a source that fails before its first item:
+       gunicorn appends to its headers when ``start_response`` is called twice.
+    3. Items that are ready together leave in one write; a lone item never waits. A source says
+       how many are ready (``.ready``); on gevent, one that has not blocked since the last item is
+       asked again, and the hub sends what was gathered the moment it does block.
+    4. ``on_end`` runs after the terminal event has been handed to the server, so that a slow
+       callback does not hold back the end.
+
+PEP 3333: https://peps.python.org/pep-3333/
+"""
+
+from __future__ import annotations
+
+import http.client
+import logging
+import secrets
+import sys
+from typing import Any, Callable, List, Optional, Tuple
+
+from flask_llmstream import current, signals
+from flask_llmstream.control import Control
+from flask_llmstream.disconnect import Peer, current_watcher, leave_quietly
+from flask_llmstream.ending import StreamEnd
+from flask_llmstream.exceptions import StreamCancelled
+from flask_llmstream.failures import Failure, describe_failure, failure_of_code
+from flask_llmstream.outlet import NEVER
+from flask_llmstream.runtime import current_runtime
+from flask_llmstream.sansio.events import Usage
+from flask_llmstream.settings import Settings
+from flask_llmstream.ticker import current_ticker
+
+__all__ = ["Stream", "StreamEnd"]
+
+_log = logging.getLogger(__name__)
+
+#: After so many frames, or seconds, without a switch a stream yields to the others.
+_FAIR_FRAMES = 32
+_FAIR_SECONDS = 0.02
+#: What ends a worker; by name, since greenlet may not be installed.
+_GOING_DOWN = ("GreenletExit", "SystemExit", "KeyboardInterrupt")
+#: A burst is sent when it has grown to this; more would only cost memory.
+_BURST_BYTES = 16384
+
+
+class Stream(Control):
+    """Iterable of bytes for a WSGI server, fed by a source.
+
+    :param source: iterable of items.
+    :param format: encodes items; see :mod:`flask_llmstream.sansio.native`.
+    :param settings: see :mod:`flask_llmstream.settings`.
+    :param chunker: cuts text; see :mod:`flask_llmstream.sansio.chunkers`.
+    :param describe: exception to :class:`~flask_llmstream.failures.Failure`.
+    :param around_end: is called with a function that runs the ``on_end`` callbacks.
+    :param sender: sender of the signals.
+    :param inner: the user's own iterable, where *source* is a wrapper around it.
+    """
+
+    __slots__ = (
+        "_source", "_inner", "_describe", "_around_end", "_advance", "_end_reason", "_error",
+        "_started_at", "_first_at", "_turn", "_turn_at", "_unshared", "_ident", "_on_close",
+        "__weakref__",
+    )
+
+    def __init__(
+        self,
+        source: Any,
+        *,
+        format: Any,
+        settings: Settings,
+        chunker: Optional[Any] = None,
+        describe: Optional[Callable[[BaseException], Failure]] = None,
+        around_end: Optional[Callable[[Callable[[], None]], None]] = None,
+        sender: Any = None,
+        inner: Any = None,
+    ) -> None:
+        super().__init__(format, settings, chunker)
+        self.id = secrets.token_hex(8)
+        self._source = source
+        self._inner = inner if inner is not None else source
+        self._describe = describe
+        self._around_end = around_end
+        self._sender = sender
+        self._advance: Optional[Callable[[], Any]] = None
+        self._end_reason = "disconnect"
+        self._error: Optional[BaseException] = None
+        self._started_at = 0.0
+        self._first_at: Optional[float] = None
+        self._turn = -1
+        self._turn_at = 0.0
+        self._unshared = 0
+        self._ident = 0
+        self._on_close: Optional[Callable[[], Any]] = None
+
+    def __repr__(self) -> str:
+        return f"<Stream {self.id} {self._state}>"
+
+    # -- the WSGI side ---------------------------------------------------------------------
+
+    def attach(
+        self,
+        peer: Peer,
+        start_response: Callable[..., Any],
+        status: str,
+        headers: List[Tuple[str, str]],
+        on_close: Optional[Callable[[], Any]] = None,
+    ) -> Stream:
+        """Tie the stream to a request; return it, as the iterable for the server.
+
+        :param peer: what is known of the client.
+        :param start_response: the server's; called with the first byte.
+        :param status: status line to open with, such as ``200 OK``.
+        :param headers: headers to open with.
+        :param on_close: called once, after everything else, when the server closes the iterable.
+        """
+        if self._state != "new":
+            raise RuntimeError("a stream can be sent once; make a new response for each request")
+        self._state = "attached"
+        self._peer = peer
+        self._start_response = start_response
+        self._status = status
+        self._headers = headers
+        self._on_close = on_close
+        return self
+
+    def __iter__(self) -> Stream:
+        return self
+
+    def __next__(self) -> bytes:
+        advance = self._advance
+        if advance is None:
+            return self._first_or_last()
+        runtime = self._runtime
+        now = runtime.now
+        frames = self._frames
+        wire = self.wire
+        turns = runtime.turns
+        turn = turns()
+        begun = now()
+        if turn != self._turn:
+            self._turn, self._turn_at, self._unshared = turn, begun, 0
+        elif self._unshared >= _FAIR_FRAMES or begun - self._turn_at > _FAIR_SECONDS:
+            if runtime.sees_blocking:
+                self._turn_at, self._unshared = begun, 0
+                runtime.pass_turn()
+        while True:
+            if self._cancellation is not None or self._gone:
+                return self._unwanted()
+            self._in_source = True
+            wire.release()
+            try:
+                item = advance()
+            except BaseException as error:
+                self._in_source = False
+                wire.acquire()
+                return self._source_raised(error)
+            self._in_source = False
+            wire.acquire()
+            at = self._touched = now()
+            if self._first_at is None:
+                self._first_item(at)
+            try:
+                frame = self._take(item)
+            except Exception as error:
+                return self._fail(error)
+            if frame:
+                frames.append(frame)
+            elif not frames:
+                continue
+            if len(frames) < _FAIR_FRAMES and at - begun < _FAIR_SECONDS:
+                if self._is_ready():
+                    continue
+                if runtime.sees_blocking:
+                    last, turn = turn, turns()
+                    if last == turn and len(frame) < _BURST_BYTES:
+                        # It has not blocked: maybe it has more. If it blocks now, the hub runs
+                        # the flusher at once.
+                        if not self._armed:
+                            self._armed = True
+                            runtime.when_blocked(self._flush_blocked)
+                        continue
+            self._unshared += len(frames)
+            return self._collect()
+
+    def close(self) -> None:
+        """End the stream; the server calls this in every case, and only once matters."""
+        on_close, self._on_close = self._on_close, None
+        try:
+            if self._state != "over":
+                self._close()
+        finally:
+            if on_close is not None:
+                on_close()
+
+    def _close(self) -> None:
+        if self._state in ("new", "attached"):
+            self._started_at = self._touched = current_runtime().now()
+            self._runtime = current_runtime()
+            self._close_source()
+            self._over("disconnect")
+        elif self._state == "ending":
+            self._over(self._end_reason)
+        else:
+            # The server has given up between two items: its write failed, or it is going down.
+            if self._cancellation is None and not self._gone:
+                self._note_departure()
+            if self._cancellation is None and self._settings.on_disconnect != "cancel":
+                self._run_dry()
+            else:
+                going_down = type(sys.exc_info()[1]).__name__ in _GOING_DOWN
+                reason = "shutdown" if going_down else "disconnect"
+                self._close_source()
+                self._over(self._cancellation.reason if self._cancellation else reason)
+
+    # -- turns of the server that are not simply "the next item" ----------------------------
+
+    def _first_or_last(self) -> bytes:
+        if self._state == "attached":
+            self._begin()
+            if self._hold_until <= self._started_at and self._peer.can_write:
+                self._touched = self._started_at
+                return self._open(self._format.opening(self._settings.padding))
+            return self.__next__()
+        if self._state == "ending":
+            self._over(self._end_reason)
+        elif self._state == "new":
+            raise RuntimeError("a stream was iterated before it was attached to a request")
+        raise StopIteration
+
+    def _begin(self) -> None:
+        runtime = self._runtime = current_runtime()
+        settings = self._settings
+        now = self._started_at = self._touched = self._turn_at = runtime.now()
+        self.task = runtime.task()
+        self.wire = runtime.lock()
+        self.wire.acquire()
+        self._hold_until = now + settings.status_hold
+        self._ends_at = now + settings.max_duration if settings.max_duration else NEVER
+        self._ident = runtime.ident()
+        current.enter(self._ident, self)
+        self._state = "running"
+        if signals.stream_started.receivers:
+            signals.stream_started.send(self._sender, stream=self)
+        if self._peer.fd is not None:
+            current_watcher().add(self._peer.fd, self)
+        due = self._next_due()
+        if due < NEVER:
+            self._entry = current_ticker().schedule(self, due)
+        self._advance = iter(self._source).__next__
+
+    def _is_ready(self) -> int:
+        """How many items the source can give without blocking, and without other code between."""
+        inner = self._inner
+        ready = getattr(inner, "ready", None)
+        if ready is None:
+            ready = getattr(getattr(inner, "gi_yieldfrom", None), "ready", 0)
+        return ready if isinstance(ready, int) else 0
+
+    def _first_item(self, at: float) -> None:
+        self._first_at = at
+        if signals.first_token.receivers:
+            signals.first_token.send(self._sender, stream=self)
+
+    # -- endings ----------------------------------------------------------------------------
+
+    def _source_raised(self, error: BaseException) -> bytes:
+        cancellation = self._cancellation
+        if cancellation is not None and cancellation.thrown:
+            self._runtime.unthrow(self.task)
+        if isinstance(error, StopIteration) and cancellation is None:
+            return self._finish()
+        if cancellation is not None or isinstance(error, StreamCancelled):
+            if isinstance(error, (StopIteration, StreamCancelled)) or isinstance(error, Exception):
+                return self._stopped()
+        elif isinstance(error, Exception):
+            return self._fail(error)
+        # GreenletExit, SystemExit, KeyboardInterrupt: the worker is going down.
+        self._close_source()
+        self._over("shutdown")
+        raise error
+
+    def _unwanted(self) -> bytes:
+        """Between two items: the stream was cancelled, or its client has left."""
+        cancellation = self._cancellation
+        if cancellation is None:
+            self._run_dry()
+            raise leave_quietly(self._peer)
+        self._close_source()
+        return self._stopped()
+
+    def _stopped(self) -> bytes:
+        reason = self._cancellation.reason if self._cancellation is not None else "stop"
+        self._close_source()
+        if reason == "disconnect" or self._gone:
+            self._over(reason)
+            raise leave_quietly(self._peer)
+        if reason == "stop":
+            return self._last("stop", self._format.done("cancelled", self._usage))
+        failure = failure_of_code(reason, True)
+        return self._last(
+            reason, self._format.failed(failure.message, failure.code, failure.retryable), failure
+        )
+
+    def _finish(self) -> bytes:
+        try:
+            data = self._flush_chunker() + self._format.done(self._finish_reason, self._usage)
+        except Exception as error:  # a chunker of the user's own
+            return self._fail(error)
+        return self._last("finish", data)
+
+    def _fail(self, error: BaseException) -> bytes:
+        describe = self._describe
+        failure = describe(error) if describe is not None else describe_failure(error)
+        self._error = error
+        unexpected = failure.code == "internal_error"
+        _log.error(
+            "stream %s failed after %d pieces of text: %s: %s", self.id, len(self._texts),
+            type(error).__name__, error,
+            exc_info=(type(error), error, error.__traceback__) if unexpected else None,
+        )
+        self._close_source()
+        data = self._flush_quietly()
+        data += self._format.failed(failure.message, failure.code, failure.retryable)
+        return self._last("error", data, failure)
+
+    def _last(self, reason: str, data: bytes, failure: Optional[Failure] = None) -> bytes:
+        """Hand the last bytes to the server; the end itself comes with its next turn."""
+        self._state = "ending"
+        self._end_reason = reason
+        self._advance = None
+        if self._gone:
+            self._over(reason)
+            raise leave_quietly(self._peer)
+        if failure is not None and not self._opened and not self._frames:
+            self._status = f"{failure.status} {http.client.responses.get(failure.status, 'Error')}"
+            self._headers = failure.headers()
+            return self._open(failure.body())
+        self._frames.append(data)
+        return self._collect()
+
+    def _close_source(self) -> None:
+        """Run the source's ``finally`` blocks; closing twice is harmless."""
+        self._advance = None
+        source, inner = self._source, self._inner
+        cancellation = self._cancellation
+        try:
+            if cancellation is not None and getattr(inner, "gi_frame", None) is not None:
+                try:
+                    inner.throw(StreamCancelled(cancellation.reason))
+                except (StreamCancelled, StopIteration):
+                    pass
+            # The wrapper last: it holds the request's context, which clean-up code may need.
+            for each in (inner,) if inner is source else (inner, source):
+                close = getattr(each, "close", None)
+                if close is not None:
+                    close()
+        except StreamCancelled:
+            pass
+        except Exception as error:
+            _log.error(
+                "stream %s: its source failed while it was closed: %s: %s", self.id,
+                type(error).__name__, error, exc_info=True,
+            )
+
+    def _run_dry(self) -> None:
+        """Take everything from a source whose client has left but which may go on."""
+        advance = self._advance
+        reason = "finish"
+        while advance is not None:
+            self._in_source = True
+            self.wire.release()
+            try:
+                self._take(advance())
+            except StopIteration:
+                break
+            except BaseException as error:
+                if self._cancellation is not None:
+                    reason = self._cancellation.reason
+                else:
+                    reason, self._error = "error", error
+                break
+            finally:
+                self._in_source = False
+                self.wire.acquire()
+            if self._cancellation is not None:
+                reason = self._cancellation.reason
+                break
+        self._close_source()
+        self._over(reason)
+
+    def _over(self, reason: str) -> None:
+        """Give back everything and tell whoever wants to know; the only way to be over."""
+        if self._state == "over":
+            return
+        started = self._state != "attached" and self._state != "new"
+        self._state = "over"
+        self._advance = None
+        del self._frames[:]
+        if self._entry is not None:
+            self._entry.ticked = None
+            self._entry = None
+        if started:
+            if self._peer.fd is not None:
+                current_watcher().remove(self._peer.fd, self)
+        for closable in self.bound:
+            try:
+                closable.close()
+            except Exception:
+                _log.exception("stream %s: what was bound to it could not be closed", self.id)
+        del self.bound[:]
+        if self._callbacks or signals.stream_finished.receivers:
+            end = self._make_end(reason)
+            if self._callbacks:
+                run = lambda: self._call_back(end)  # noqa: E731
+                if self._around_end is not None:
+                    self._around_end(run)
+                else:
+                    run()
+            if signals.stream_finished.receivers:
+                signals.stream_finished.send(self._sender, stream=self, end=end)
+        if started:
+            current.leave(self._ident, self)
+        if reason != "finish" and reason != "error":
+            _log.info(
+                "stream %s ended: %s, after %d pieces of text and %.3f s", self.id, reason,
+                len(self._texts), self._runtime.now() - self._started_at,
+            )
+
+    def _make_end(self, reason: str) -> StreamEnd:
+        usage = self._usage
+        estimated = usage is None and bool(self._texts)
+        if estimated:
+            # One delta is one token with nearly all providers.
+            usage = Usage(output_tokens=len(self._texts))
+        first = self._first_at
+        return StreamEnd(
+            id=self.id,
+            reason=reason,
+            text="".join(self._texts),
+            usage=usage,
+            estimated=estimated,
+            duration=self._runtime.now() - self._started_at,
+            time_to_first_token=None if first is None else first - self._started_at,
+            error=self._error,
+        )
+
+    def _call_back(self, end: StreamEnd) -> None:
+        for callback in self._callbacks:
+            try:
+                callback(end)
+            except Exception:
+                _log.exception("stream %s: an on_end callback failed", self.id)
+        del self._callbacks[:]
