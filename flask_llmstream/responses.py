@@ -93,7 +93,7 @@ class StreamResponseMixin:
         pairs: List[Tuple[str, str]] = [(str(key), str(value)) for key, value in headers]
         if body is None or environ.get("REQUEST_METHOD") == "HEAD":
             start_response(status, pairs)
-            self.close()
+            self.close()  # a stream that was not attached is discarded
             return []
         peer = find_peer(environ, start_response)
         return body.attach(peer, start_response, status, pairs, super().close)  # type: ignore[misc]

@@ -37,7 +37,6 @@ from flask_llmstream.exceptions import StreamCancelled
 from flask_llmstream.failures import Failure, describe_failure, failure_of_code
 from flask_llmstream.outlet import NEVER
 from flask_llmstream.runtime import current_runtime
-from flask_llmstream.sansio.events import Usage
 from flask_llmstream.settings import Settings
 from flask_llmstream.ticker import current_ticker
 
@@ -68,9 +67,8 @@ class Stream(Control):
     """
 
     __slots__ = (
-        "_source", "_inner", "_describe", "_around_end", "_advance", "_end_reason", "_error",
-        "_started_at", "_first_at", "_turn", "_turn_at", "_unshared", "_ident", "_on_close",
-        "__weakref__",
+        "_source", "_inner", "_describe", "_advance", "_end_reason", "_turn", "_turn_at",
+        "_unshared", "_ident", "_on_close", "__weakref__",
     )
 
     def __init__(
@@ -94,9 +92,6 @@ class Stream(Control):
         self._sender = sender
         self._advance: Optional[Callable[[], Any]] = None
         self._end_reason = "disconnect"
-        self._error: Optional[BaseException] = None
-        self._started_at = 0.0
-        self._first_at: Optional[float] = None
         self._turn = -1
         self._turn_at = 0.0
         self._unshared = 0
@@ -177,6 +172,9 @@ class Stream(Control):
             if frame:
                 frames.append(frame)
             elif not frames:
+                if at - begun > _FAIR_SECONDS and runtime.sees_blocking:
+                    begun = at  # nothing to send is no reason to hold the hub
+                    runtime.pass_turn()
                 continue
             if len(frames) < _FAIR_FRAMES and at - begun < _FAIR_SECONDS:
                 if self._is_ready():
@@ -203,33 +201,44 @@ class Stream(Control):
             if on_close is not None:
                 on_close()
 
+    def discard(self) -> None:
+        """Release a stream that will not be sent: the request was HEAD, or answered otherwise."""
+        self._never_started("finish")
+
     def _close(self) -> None:
-        if self._state in ("new", "attached"):
-            self._started_at = self._touched = current_runtime().now()
-            self._runtime = current_runtime()
-            self._close_source()
-            self._over("disconnect")
+        if self._state == "new":
+            self.discard()
+        elif self._state == "attached":
+            self._never_started("disconnect")
         elif self._state == "ending":
             self._over(self._end_reason)
+        elif type(sys.exc_info()[1]).__name__ in _GOING_DOWN:
+            self._gone = True  # the server may have stopped inside a write: nothing may follow
+            self._close_source()
+            self._over("shutdown")
         else:
-            # The server has given up between two items: its write failed, or it is going down.
-            if self._cancellation is None and not self._gone:
-                self._note_departure()
-            if self._cancellation is None and self._settings.on_disconnect != "cancel":
+            # The server has given up between two items: its write failed.
+            self._departed()
+            cancellation = self._cancellation
+            if cancellation is None:
                 self._run_dry()
             else:
-                going_down = type(sys.exc_info()[1]).__name__ in _GOING_DOWN
-                reason = "shutdown" if going_down else "disconnect"
                 self._close_source()
-                self._over(self._cancellation.reason if self._cancellation else reason)
+                self._over(cancellation.reason)
+
+    def _never_started(self, reason: str) -> None:
+        if self._state in ("new", "attached"):
+            self._runtime = current_runtime()
+            self._started_at = self._runtime.now()
+            self._close_source()
+            self._over(reason)
 
     # -- turns of the server that are not simply "the next item" ----------------------------
 
     def _first_or_last(self) -> bytes:
         if self._state == "attached":
             self._begin()
-            if self._hold_until <= self._started_at and self._peer.can_write:
-                self._touched = self._started_at
+            if self._hold_until <= self._started_at:
                 return self._open(self._format.opening(self._settings.padding))
             return self.__next__()
         if self._state == "ending":
@@ -276,8 +285,7 @@ class Stream(Control):
 
     def _source_raised(self, error: BaseException) -> bytes:
         cancellation = self._cancellation
-        if cancellation is not None and cancellation.thrown:
-            self._runtime.unthrow(self.task)
+        self._unthrow()
         if isinstance(error, StopIteration) and cancellation is None:
             return self._finish()
         if cancellation is not None or isinstance(error, StreamCancelled):
@@ -292,8 +300,8 @@ class Stream(Control):
 
     def _unwanted(self) -> bytes:
         """Between two items: the stream was cancelled, or its client has left."""
-        cancellation = self._cancellation
-        if cancellation is None:
+        self._unthrow()
+        if self._cancellation is None:
             self._run_dry()
             raise leave_quietly(self._peer)
         self._close_source()
@@ -320,19 +328,26 @@ class Stream(Control):
         return self._last("finish", data)
 
     def _fail(self, error: BaseException) -> bytes:
-        describe = self._describe
-        failure = describe(error) if describe is not None else describe_failure(error)
-        self._error = error
-        unexpected = failure.code == "internal_error"
-        _log.error(
-            "stream %s failed after %d pieces of text: %s: %s", self.id, len(self._texts),
-            type(error).__name__, error,
-            exc_info=(type(error), error, error.__traceback__) if unexpected else None,
-        )
+        failure = self._describe_and_log(error)
         self._close_source()
         data = self._flush_quietly()
         data += self._format.failed(failure.message, failure.code, failure.retryable)
         return self._last("error", data, failure)
+
+    def _describe_and_log(self, error: BaseException) -> Failure:
+        self._error = error
+        failure = describe_failure(error)
+        try:
+            if self._describe is not None:
+                failure = self._describe(error)
+        finally:
+            unexpected = failure.code == "internal_error"
+            _log.error(
+                "stream %s failed after %d pieces of text: %s: %s", self.id, len(self._texts),
+                type(error).__name__, error,
+                exc_info=(type(error), error, error.__traceback__) if unexpected else None,
+            )
+        return failure
 
     def _last(self, reason: str, data: bytes, failure: Optional[Failure] = None) -> bytes:
         """Hand the last bytes to the server; the end itself comes with its next turn."""
@@ -353,19 +368,33 @@ class Stream(Control):
         """Run the source's ``finally`` blocks; closing twice is harmless."""
         self._advance = None
         source, inner = self._source, self._inner
+        closings = [getattr(inner, "close", None)]
         cancellation = self._cancellation
-        try:
-            if cancellation is not None and getattr(inner, "gi_frame", None) is not None:
-                try:
-                    inner.throw(StreamCancelled(cancellation.reason))
-                except (StreamCancelled, StopIteration):
-                    pass
+        if cancellation is not None and getattr(inner, "gi_frame", None) is not None:
+            cancellation.told()
+            closings.insert(0, lambda: inner.throw(StreamCancelled(cancellation.reason)))
+        if source is not inner:
             # The wrapper last: it holds the request's context, which clean-up code may need.
-            for each in (inner,) if inner is source else (inner, source):
-                close = getattr(each, "close", None)
+            closings.append(getattr(source, "close", None))
+        # Clean-up code is the source's, too: it may send, and may have to be interrupted.
+        wire = self.wire
+        if wire is not None:
+            self._in_source = True
+            wire.release()
+        try:
+            for close in closings:
                 if close is not None:
-                    close()
-        except StreamCancelled:
+                    self._close_with(close)
+        finally:
+            if wire is not None:
+                self._in_source = False
+                wire.acquire()
+                self._unthrow()
+
+    def _close_with(self, close: Callable[[], Any]) -> None:
+        try:
+            close()
+        except (StreamCancelled, StopIteration):
             pass
         except Exception as error:
             _log.error(
@@ -377,27 +406,40 @@ class Stream(Control):
         """Take everything from a source whose client has left but which may go on."""
         advance = self._advance
         reason = "finish"
-        while advance is not None:
+        going_down: Optional[BaseException] = None
+        while advance is not None and not self.cancelled:
             self._in_source = True
             self.wire.release()
             try:
                 self._take(advance())
             except StopIteration:
                 break
+            except Exception as error:
+                reason = self.cancelled or "error"
+                if reason == "error":
+                    self._describe_and_log(error)
+                break
+            except StreamCancelled as error:
+                reason = error.reason
+                break
             except BaseException as error:
-                if self._cancellation is not None:
-                    reason = self._cancellation.reason
-                else:
-                    reason, self._error = "error", error
+                reason, going_down = "shutdown", error
                 break
             finally:
                 self._in_source = False
                 self.wire.acquire()
-            if self._cancellation is not None:
-                reason = self._cancellation.reason
-                break
+                self._unthrow()
+        else:
+            reason = self.cancelled or reason
         self._close_source()
         self._over(reason)
+        if going_down is not None:
+            raise going_down
+
+    def _unthrow(self) -> None:
+        """Out of the source: what was set to be raised there must not be raised here."""
+        if self._cancellation is not None and self._cancellation.thrown:
+            self._runtime.unthrow(self.task)
 
     def _over(self, reason: str) -> None:
         """Give back everything and tell whoever wants to know; the only way to be over."""
@@ -419,46 +461,16 @@ class Stream(Control):
             except Exception:
                 _log.exception("stream %s: what was bound to it could not be closed", self.id)
         del self.bound[:]
-        if self._callbacks or signals.stream_finished.receivers:
-            end = self._make_end(reason)
-            if self._callbacks:
-                run = lambda: self._call_back(end)  # noqa: E731
-                if self._around_end is not None:
-                    self._around_end(run)
-                else:
-                    run()
-            if signals.stream_finished.receivers:
-                signals.stream_finished.send(self._sender, stream=self, end=end)
-        if started:
-            current.leave(self._ident, self)
+        try:
+            if self._callbacks or signals.stream_finished.receivers:
+                self._tell(self._make_end(reason))
+        except Exception:
+            _log.exception("stream %s: what follows its end has failed", self.id)
+        finally:
+            if started:
+                current.leave(self._ident, self)
         if reason != "finish" and reason != "error":
             _log.info(
                 "stream %s ended: %s, after %d pieces of text and %.3f s", self.id, reason,
                 len(self._texts), self._runtime.now() - self._started_at,
             )
-
-    def _make_end(self, reason: str) -> StreamEnd:
-        usage = self._usage
-        estimated = usage is None and bool(self._texts)
-        if estimated:
-            # One delta is one token with nearly all providers.
-            usage = Usage(output_tokens=len(self._texts))
-        first = self._first_at
-        return StreamEnd(
-            id=self.id,
-            reason=reason,
-            text="".join(self._texts),
-            usage=usage,
-            estimated=estimated,
-            duration=self._runtime.now() - self._started_at,
-            time_to_first_token=None if first is None else first - self._started_at,
-            error=self._error,
-        )
-
-    def _call_back(self, end: StreamEnd) -> None:
-        for callback in self._callbacks:
-            try:
-                callback(end)
-            except Exception:
-                _log.exception("stream %s: an on_end callback failed", self.id)
-        del self._callbacks[:]
