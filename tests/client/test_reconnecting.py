@@ -1,0 +1,210 @@
+"""A GET that breaks goes on where it was, if the server's ids allow that."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any, Callable, List, Optional
+
+import pytest
+from scripted import PATIENCE, Exchange, ScriptedServer, Serve
+
+from flask_llmstream.client import StreamClient
+from flask_llmstream.exceptions import StreamFailed, StreamInterrupted, StreamRefused
+
+DONE = b'event: done\ndata: {"reason":"stop"}\n\n'
+
+
+def event(number: int) -> bytes:
+    return b'id: %d\ndata: {"text":"%d"}\n\n' % (number, number)
+
+
+class Waits:
+    """Takes the place of sleeping, and keeps how long it would have been."""
+
+    def __init__(self) -> None:
+        self.seconds: List[float] = []
+
+    def __call__(self, seconds: float) -> None:
+        self.seconds.append(seconds)
+
+
+@pytest.fixture
+def waits() -> Waits:
+    return Waits()
+
+
+@pytest.fixture
+def connect(waits: Waits) -> Callable[..., StreamClient]:
+    """Return a function that makes a client which neither waits nor leaves anything to chance."""
+
+    def make(server: ScriptedServer, **options: Any) -> StreamClient:
+        options.setdefault("retries", 3)
+        return StreamClient(server.url, random=lambda: 0.0, sleep=waits, **options)
+
+    return make
+
+
+def scripted(*scripts: Callable[[Exchange], None]) -> Callable[[Exchange], None]:
+    """Return a script that plays the given ones, one per request."""
+    return lambda exchange: scripts[exchange.number](exchange)
+
+
+def cut_after(*data: bytes) -> Callable[[Exchange], None]:
+    def script(exchange: Exchange) -> None:
+        exchange.head()
+        exchange.body(b"".join(data))
+
+    return script
+
+
+def complete(*data: bytes) -> Callable[[Exchange], None]:
+    return lambda exchange: exchange.answer(b"".join(data) + DONE)
+
+
+def refusing(status: str, **headers: str) -> Callable[[Exchange], None]:
+    return lambda exchange: exchange.head(status, Content_Length="0", **headers)
+
+
+def ids(server: ScriptedServer) -> List[Optional[str]]:
+    return [request.headers.get("last-event-id") for request in server.requests]
+
+
+def test_it_goes_on_after_the_last_event(serve: Serve, connect: Any, waits: Waits) -> None:
+    server = serve(
+        scripted(cut_after(event(1), event(2), b"id: 3\ndata: hal"), cut_after(), complete(event(3)))
+    )
+    with connect(server) as stream:
+        assert "".join(stream.text()) == "123"
+        assert stream.finish_reason == "stop"
+    assert ids(server) == [None, "2", "2"]
+    assert waits.seconds == [1.0, 2.0]
+
+
+def test_it_waits_as_long_as_the_server_says(serve: Serve, connect: Any, waits: Waits) -> None:
+    server = serve(scripted(cut_after(b"retry: 250\n", event(1)), cut_after(), complete()))
+    with connect(server) as stream:
+        assert "".join(stream.text()) == "1"
+        assert stream.retry == 250
+    assert waits.seconds == [0.25, 0.5]
+
+
+def test_progress_makes_the_next_wait_short_again(serve: Serve, connect: Any, waits: Waits) -> None:
+    server = serve(
+        scripted(cut_after(event(1)), cut_after(), cut_after(event(2)), cut_after(b": hb\n"), complete())
+    )
+    with connect(server, retries=2) as stream:
+        assert "".join(stream.text()) == "12"
+    assert waits.seconds == [1.0, 2.0, 1.0, 2.0]
+
+
+def test_it_gives_up_with_the_last_failure(serve: Serve, connect: Any, waits: Waits) -> None:
+    server = serve(scripted(cut_after(event(1)), cut_after(), lambda exchange: None))
+    got = []
+    with connect(server, retries=2) as stream:
+        with pytest.raises(StreamInterrupted, match="closed the connection without an answer"):
+            for piece in stream.text():
+                got.append(piece)
+        assert stream.closed
+    assert got == ["1"]
+    assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize(
+    "script, options",
+    [
+        pytest.param(cut_after(b"data: x\n\n"), {}, id="the server gives no ids"),
+        pytest.param(cut_after(event(1), b"id\ndata: x\n\n"), {}, id="the server has taken its id back"),
+        pytest.param(cut_after(event(1)), {"retries": 0}, id="nobody asked for it"),
+        pytest.param(cut_after(event(1)), {"retries": 0, "json": {}}, id="a POST"),
+    ],
+)
+def test_a_request_that_would_begin_anew_is_not_repeated(
+    serve: Serve, connect: Any, script: Callable[[Exchange], None], options: Any
+) -> None:
+    server = serve(script)
+    with connect(server, **options) as stream:
+        with pytest.raises(StreamInterrupted):
+            list(stream)
+    assert len(server.requests) == 1
+
+
+def test_an_id_from_an_earlier_run_is_enough(serve: Serve, connect: Any, waits: Waits) -> None:
+    server = serve(scripted(lambda exchange: None, complete(event(8))))
+    with connect(server, last_event_id="7") as stream:
+        assert "".join(stream.text()) == "8"
+    assert ids(server) == ["7", "7"]
+
+
+def test_a_busy_server_is_given_the_time_it_asks_for(serve: Serve, connect: Any, waits: Waits) -> None:
+    server = serve(
+        scripted(
+            cut_after(event(1)),
+            refusing("503 Service Unavailable", Retry_After="40"),
+            refusing("502 Bad Gateway"),
+            complete(event(2)),
+        )
+    )
+    with connect(server) as stream:
+        assert "".join(stream.text()) == "12"
+    assert waits.seconds == [1.0, 40.0, 4.0]
+
+
+def test_a_refusal_for_good_is_raised(serve: Serve, connect: Any) -> None:
+    server = serve(scripted(cut_after(event(1)), refusing("404 Not Found")))
+    with connect(server) as stream:
+        with pytest.raises(StreamRefused) as caught:
+            list(stream)
+    assert caught.value.status == 404
+    assert len(server.requests) == 2
+
+
+def test_204_says_that_all_was_seen(serve: Serve, connect: Any) -> None:
+    server = serve(scripted(cut_after(event(1)), refusing("204 No Content")))
+    with connect(server) as stream:
+        assert "".join(stream.text()) == "1"
+    assert ids(server) == [None, "1"]
+
+
+def test_a_failure_that_the_server_reports_is_no_reason_to_come_back(serve: Serve, connect: Any) -> None:
+    server = serve(cut_after(event(1), b'event: failed\ndata: {"retryable":true}\n\n'))
+    with connect(server) as stream:
+        with pytest.raises(StreamFailed):
+            list(stream)
+    assert len(server.requests) == 1
+
+
+def test_a_foreign_stream_is_complete_when_it_ends(serve: Serve, connect: Any) -> None:
+    server = serve(lambda exchange: exchange.answer(event(1)))
+    with connect(server, terminal=None) as stream:
+        assert len(list(stream)) == 1
+    assert len(server.requests) == 1
+
+
+def test_silence_is_a_reason_to_come_back(serve: Serve, connect: Any) -> None:
+    def silent(exchange: Exchange) -> None:
+        exchange.head()
+        exchange.body(event(1))
+        assert exchange.wait_closed()
+
+    server = serve(scripted(silent, complete(event(2))))
+    with connect(server, idle_timeout=0.3) as stream:
+        assert "".join(stream.text()) == "12"
+    assert ids(server) == [None, "1"]
+
+
+def test_close_ends_the_wait_for_the_next_attempt(serve: Serve) -> None:
+    server = serve(cut_after(b"retry: 60000\n", event(1)))
+    stream = StreamClient(server.url, retries=5)
+    got: List[str] = []
+    reader = threading.Thread(target=lambda: got.extend(stream.text()), daemon=True)
+    reader.start()
+    deadline = time.monotonic() + PATIENCE
+    while stream._body is not None or not got:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    stream.close()
+    reader.join(1.0)
+    assert not reader.is_alive()
+    assert got == ["1"]
+    assert len(server.requests) == 1
