@@ -1,0 +1,137 @@
+"""The chunked transfer coding of HTTP/1.1: what was sent, without its framing (RFC 9112, 7.1).
+
+Decisions
+    1. Ours, beside the one of ``http.client``, because that one hands out a single HTTP chunk
+       per call and cannot say whether more have arrived. LLM servers send a chunk per token, so
+       a burst of a hundred tokens that one read of the socket brought would take a hundred
+       calls, and could not leave us in one write.
+"""
+
+from __future__ import annotations
+
+from typing import Dict, List, Optional
+
+from flask_llmstream.exceptions import DecodeError
+
+__all__ = ["ChunkedDecoder"]
+
+#: Characters that the line with a chunk's size, or one trailer line, may have. As http.client.
+_MAX_LINE = 65536
+#: Size lines that are remembered.
+_MAX_SIZES = 256
+
+
+class ChunkedDecoder:
+    """Takes the bytes of a chunked body in any pieces and returns what they carry.
+
+    :attr:`done` says when the last chunk and its trailer have been seen; what came after that
+    is in :attr:`unused`. Trailer fields are dropped.
+
+    :param left: bytes that are left of a chunk that was read in part elsewhere; 0 where just its
+        line break is left. Defaults to ``None``: the size of a chunk comes next.
+    """
+
+    def __init__(self, left: Optional[int] = None) -> None:
+        #: Whether the end of the body has been seen.
+        self.done = False
+        #: Bytes after the end of the body.
+        self.unused = b""
+        self._left = left or 0
+        self._in_trailer = False
+        # True between a chunk's last byte and the line break that must follow it.
+        self._at_break = left == 0
+        self._tail = b""
+        self._sizes: Dict[bytes, int] = {}
+
+    def feed(self, data: bytes) -> bytes:
+        """Return what *data* carries, which may be nothing.
+
+        :raises DecodeError: if the framing is broken; what came before is lost, as nobody can
+            say any more where the body goes on.
+        """
+        if self.done:
+            self.unused += data
+            return b""
+        if self._left > len(data):
+            self._left -= len(data)
+            return data
+        if self._tail:
+            data = self._tail + data
+            self._tail = b""
+        payload: List[bytes] = []
+        position = 0
+        if not (self._left or self._at_break or self._in_trailer):
+            position = self._take_whole_chunks(data, payload)
+        while True:
+            if self._left:
+                piece = data[position : position + self._left]
+                if not piece:
+                    break
+                payload.append(piece)
+                position += len(piece)
+                self._left -= len(piece)
+                if self._left:
+                    break
+                self._at_break = True
+            end = data.find(b"\n", position)
+            if end < 0:
+                self._keep(data[position:])
+                break
+            line, position = data[position:end], end + 1
+            if self._take_line(line.rstrip(b"\r")):
+                self.done = True
+                self.unused = data[position:]
+                break
+        return payload[0] if len(payload) == 1 else b"".join(payload)
+
+    def _take_whole_chunks(self, data: bytes, payload: List[bytes]) -> int:
+        """Add what whole chunks carry to *payload*; return where the first other one begins."""
+        sizes = self._sizes
+        position = 0
+        while True:
+            end = data.find(b"\r\n", position)
+            if end < 0:
+                return position
+            line = data[position:end]
+            size = sizes.get(line)
+            if size is None:
+                size = _size(line)
+                if not size:
+                    return position
+                # Tokens are of a few lengths, so the same lines come again and again.
+                if len(sizes) < _MAX_SIZES:
+                    sizes[line] = size
+            behind = end + 2 + size
+            if data[behind : behind + 2] != b"\r\n":
+                return position
+            payload.append(data[end + 2 : behind])
+            position = behind + 2
+
+    def _keep(self, tail: bytes) -> None:
+        if len(tail) > (1 if self._at_break else _MAX_LINE):
+            raise DecodeError("an HTTP chunk is longer than it said, or its size line never ends")
+        self._tail = tail
+
+    def _take_line(self, line: bytes) -> bool:
+        """Note what a line of the framing says; return whether it was the last."""
+        if self._at_break:
+            if line:
+                raise DecodeError("an HTTP chunk is longer than it said")
+            self._at_break = False
+        elif self._in_trailer:
+            return not line
+        else:
+            size = _size(line)
+            if size is None:
+                raise DecodeError("the size of an HTTP chunk is not a hexadecimal number")
+            self._left = size
+            self._in_trailer = not size
+        return False
+
+
+def _size(line: bytes) -> Optional[int]:
+    digits = line.partition(b";")[0].strip()
+    # int() alone would take a sign and underscores, and any number of digits.
+    if not digits or len(digits) > 16 or digits.strip(b"0123456789abcdefABCDEF"):
+        return None
+    return int(digits, 16)

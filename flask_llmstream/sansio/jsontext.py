@@ -1,0 +1,47 @@
+"""JSON as it goes over the wire: compact, UTF-8 rather than ``\\u`` escapes, and always valid.
+
+Decisions: 1. NaN and Infinity are refused: ``json`` writes them as words that no browser parses.
+2. A lone surrogate is written as its escape ``\\udXXX``: models emit halves of a pair in two
+deltas, UTF-8 has no bytes for one, and a browser that appends both texts gets the character.
+"""
+
+from __future__ import annotations
+
+from json.encoder import JSONEncoder, encode_basestring
+from typing import Any
+
+__all__ = ["dump", "dump_bytes", "quote", "to_utf8"]
+
+#: Write one ``str`` as a JSON string (C code); the result still holds lone surrogates as they are.
+quote = encode_basestring
+
+_encode = JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
+
+
+def dump(value: Any) -> str:
+    """Write *value* as one line of JSON, lone surrogates as they are; see :func:`to_utf8`.
+
+    :raises ValueError: for NaN, Infinity or a value that contains itself.
+    :raises TypeError: for what JSON has no form for, such as a ``datetime``.
+    """
+    try:
+        return _encode(value)
+    except ValueError as error:
+        if "Out of range float" in str(error):
+            raise ValueError(
+                "NaN and Infinity cannot be written as JSON, no browser would parse them;"
+                " send None or a string instead"
+            ) from error
+        raise ValueError(f"cannot be written as JSON: {error}") from error
+
+
+def to_utf8(text: str) -> bytes:
+    """Encode JSON *text*, escaping what UTF-8 has no bytes for."""
+    # A surrogate can only stand inside a JSON string, and there this handler's "\udXXX" is
+    # just the escape that JSON wants. It costs nothing where there is none.
+    return text.encode("utf-8", "backslashreplace")
+
+
+def dump_bytes(value: Any) -> bytes:
+    """Write *value* as one line of JSON in UTF-8; errors as :func:`dump`."""
+    return to_utf8(dump(value))
