@@ -1,0 +1,142 @@
+"""What all sources of deltas share: a buffer, one owner, and an end that anybody may ask for.
+
+Decisions
+    1. Objects, not generators: ``close()`` of a generator that is blocked in its ``next()`` raises
+       ``ValueError`` and leaves the connection open.
+    2. Nothing is opened before the first ``next()``: a HEAD request, or a client that has left
+       already, must not start an LLM call.
+    3. Whoever reads also cleans up. Another thread's or greenlet's ``close()`` only shuts the
+       socket down; closing an object under its reader is a race in every HTTP library.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Deque, Iterator, List, Optional
+
+from flask_llmstream.current import RunningStream, running
+from flask_llmstream.exceptions import UpstreamError, cancelled_because
+from flask_llmstream.sansio.events import Delta, Usage
+from flask_llmstream.upstream.sockets import sever
+
+__all__ = ["DeltaSource"]
+
+
+class DeltaSource:
+    """An iterator over the deltas of one LLM call.
+
+    It binds itself to the running stream at its first ``next()``, so that a client that leaves
+    ends the call. Outside of a stream it is an ordinary iterator and context manager.
+    """
+
+    def __init__(self) -> None:
+        #: What the call has cost, once the provider has said so.
+        self.usage: Optional[Usage] = None
+        #: Why the model stopped: ``stop``, ``length``, … ; ``None`` until it has.
+        self.finish_reason: Optional[str] = None
+        self._pending: Deque[Delta] = deque()
+        self._received = 0
+        self._failure: Optional[UpstreamError] = None
+        self._stream: Optional[RunningStream] = None
+        self._started = self._busy = self._ended = self._closed = self._released = False
+
+    @property
+    def ready(self) -> int:
+        """How many deltas can be had without waiting."""
+        return len(self._pending)
+
+    @property
+    def closed(self) -> bool:
+        """Whether it has ended, by itself or by :meth:`close`."""
+        return self._closed
+
+    def __iter__(self) -> Iterator[Delta]:
+        return self
+
+    def __next__(self) -> Delta:
+        try:
+            return self._pending.popleft()
+        except IndexError:
+            return self._wait()
+
+    def __enter__(self) -> DeltaSource:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the call now; a ``next()`` that waits in another thread or greenlet stops.
+
+        May be called from anywhere and more than once. Returns at once.
+        """
+        self._closed = True
+        self._pending.clear()
+        if self._busy:
+            sever(self)
+        else:
+            self._release()
+
+    def _pull(self) -> None:
+        """Wait for more and :meth:`_add` it, set ``_ended``, or raise."""
+        raise NotImplementedError
+
+    def _let_go(self) -> None:
+        """Close what is open; called once."""
+        raise NotImplementedError
+
+    def _add(self, deltas: List[Delta]) -> None:
+        self._received += len(deltas)
+        self._pending.extend(deltas)
+
+    def _wait(self) -> Delta:
+        if not self._started:
+            self._start()
+        while not (self._closed or self._ended or self._failure):
+            self._busy = True
+            try:
+                self._pull()
+            except UpstreamError as exc:
+                self._failure = exc
+            except BaseException:
+                # A cancellation, or a fault of ours: the state of the connection is unknown.
+                self._busy = False
+                self.close()
+                raise
+            self._busy = False
+            if self._pending and not self._closed:
+                return self._pending.popleft()
+        if self._failure is not None:
+            self._failure.deltas_sent = self._received
+        failure, closed = self._failure, self._closed
+        self._failure = None
+        reason = self._stream.cancelled if self._stream is not None else None
+        self.close()
+        if failure is None or (closed and reason is None):
+            raise StopIteration
+        try:
+            if reason is not None:
+                # On threads a cancellation arrives as a connection that breaks. It must not look
+                # like the provider's failure, which the application may answer in its own words.
+                raise cancelled_because(reason)() from failure
+            raise failure
+        finally:
+            # Its traceback holds this frame: a cycle would keep the connection.
+            del failure
+
+    def _start(self) -> None:
+        self._started = True
+        stream = running()
+        if stream is not None and not self._closed:
+            self._stream = stream
+            stream.bind(self)
+
+    def _release(self) -> None:
+        if self._released:
+            return
+        self._released = True
+        try:
+            self._let_go()
+        finally:
+            if self._stream is not None:
+                self._stream.release(self)
