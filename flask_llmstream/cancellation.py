@@ -56,7 +56,7 @@ class Cancellation:
     """One stream's cancellation, from the wish to the end of the source."""
 
     __slots__ = ("reason", "retry_at", "thrown", "_producer", "_runtime", "_grace", "_pause",
-                 "_patience_ends", "_also")
+                 "_patience_ends", "_also", "_not_before", "_warned")
 
     def __init__(
         self,
@@ -79,6 +79,8 @@ class Cancellation:
         self._also = also
         self._pause = _RETRY
         self._patience_ends = now + _POOLED_PATIENCE
+        self._not_before = now
+        self._warned = False
 
     def tick(self, now: float) -> float:
         """Try again if it is time; return when to come back."""
@@ -93,6 +95,8 @@ class Cancellation:
 
     def attempt(self) -> None:
         """Interrupt the producer if that is possible now; on gevent only from the hub."""
+        if self._runtime.now() < self._not_before:
+            return  # the watcher and the ticker may both come, and its clean-up has begun
         if self._runtime.sees_blocking:
             if self._producer.exposed():
                 self._throw()
@@ -101,10 +105,15 @@ class Cancellation:
         if not self._producer.wire.acquire(False):
             return
         try:
-            if self._producer.exposed():
+            if self._producer.exposed() and self._runtime.now() >= self._not_before:
                 self._shoot()
         finally:
             self._producer.wire.release()
+
+    def told(self) -> None:
+        """Take note that the producer has the exception from elsewhere; its grace begins."""
+        self.thrown += 1
+        self.retry_at = self._not_before = self._runtime.now() + self._grace
 
     def _is_pooled(self, frame: Any, now: float) -> Optional[bool]:
         """Whether *frame* is inside a pooled client; ``None`` means: leave it alone for now."""
@@ -120,7 +129,7 @@ class Cancellation:
             return
         if pooled:
             shut_down(waiting_socket(frame))
-        self._count(now)
+        self._count()
         self._runtime.throw(self._producer.task, cancelled_because(self.reason))
 
     def _shoot(self) -> None:
@@ -131,7 +140,7 @@ class Cancellation:
             return
         sock = reading_socket(frame)
         if sock is not None:
-            self._count(now)
+            self._count()
             self._runtime.throw(self._producer.task, cancelled_because(self.reason))
             shut_down(sock)
         elif not self.thrown:
@@ -140,10 +149,10 @@ class Cancellation:
             for closable in list(self._producer.bound):
                 sever(closable)
 
-    def _count(self, now: float) -> None:
-        self.thrown += 1
-        self.retry_at = now + self._grace
-        if self.thrown == 2:
+    def _count(self) -> None:
+        self.told()
+        if self.thrown > 1 and not self._warned:
+            self._warned = True
             _log.warning(
                 "stream %s: its source goes on %.1f s after it was cancelled (%s); let"
                 " StreamCancelled pass, or do clean-up inside current_stream.shield()",

@@ -6,6 +6,7 @@ Nothing here drives the stream; :class:`~flask_llmstream.stream.Stream` does.
 from __future__ import annotations
 
 import contextlib
+import logging
 from typing import Any, Callable, Iterator, List, Optional
 
 from flask_llmstream import signals
@@ -13,10 +14,13 @@ from flask_llmstream.cancellation import Cancellation
 from flask_llmstream.ending import StreamEnd
 from flask_llmstream.exceptions import StreamCancelled
 from flask_llmstream.outlet import NEVER, Outlet
+from flask_llmstream.sansio.events import Usage
 from flask_llmstream.settings import Settings
 from flask_llmstream.ticker import Entry, current_ticker
 
 __all__ = ["Control"]
+
+_log = logging.getLogger("flask_llmstream.stream")
 
 
 class Control(Outlet):
@@ -27,7 +31,7 @@ class Control(Outlet):
 
     __slots__ = (
         "task", "bound", "shields", "_callbacks", "_cancellation", "_sending", "_state", "_sender",
-        "_entry", "_ends_at", "_leave_at",
+        "_entry", "_ends_at", "_leave_at", "_around_end", "_error", "_started_at", "_first_at",
     )
 
     def __init__(self, format: Any, settings: Settings, chunker: Optional[Any] = None) -> None:
@@ -46,6 +50,10 @@ class Control(Outlet):
         self._entry: Optional[Entry] = None
         self._ends_at = NEVER
         self._leave_at = NEVER
+        self._around_end: Optional[Callable[[Callable[[], None]], None]] = None
+        self._error: Optional[BaseException] = None
+        self._started_at = 0.0
+        self._first_at: Optional[float] = None
 
     # -- what happens while the source blocks -----------------------------------------------
 
@@ -55,6 +63,8 @@ class Control(Outlet):
             return self._cancellation.retry_at
         due = min(self._ends_at, self._leave_at)
         if self._can_write():
+            if self._probing:
+                due = self._touched
             if not self._opened:
                 due = min(due, self._hold_until)
             elif self._settings.heartbeat_interval and self._format.heartbeat:
@@ -85,16 +95,24 @@ class Control(Outlet):
             return self.cancel("disconnect")
         if not self.wire.acquire(False):
             # The request side is writing: that is as good as a heartbeat.
-            return max(self._next_due(), now + 0.05)
-        written = True
+            return max(self._next_due(), now + 0.02)
+        written: Optional[bool] = True
         try:
             if self._in_source:
                 written = self._beat(now)
         finally:
-            self.wire.release()
-        if not written:
+            if written is not None:
+                self.wire.release()
+        if written:
+            self._catch_up()
+        elif written is not None:
             self._departed()
         return max(self._next_due(), now + 0.005)
+
+    def _catch_up(self) -> None:
+        """Try a cancellation that came while the ticker held the wire, and could not be tried."""
+        if self._cancellation is not None:
+            self._runtime.call_soon(self._cancellation.attempt)
 
     # -- leaving ----------------------------------------------------------------------------
 
@@ -104,8 +122,7 @@ class Control(Outlet):
             return False
         if not gone and self._can_write() and self._format.heartbeat:
             self._probing = True
-            if self._in_source:
-                self._look_at(self._runtime.now())
+            self._look_at(self._runtime.now())
             return True
         self._departed()
         return False
@@ -125,7 +142,11 @@ class Control(Outlet):
     def _note_departure(self) -> None:
         self._gone = True
         if signals.client_disconnected.receivers:
-            signals.client_disconnected.send(self._sender, stream=self)
+            try:
+                signals.client_disconnected.send(self._sender, stream=self)
+            except Exception:
+                # The watcher or the hub is here; what the client left behind must still end.
+                _log.exception("stream %s: a receiver of client_disconnected failed", self.id)
 
     def cancel(self, reason: str = "stop") -> float:
         """Ask the source to stop; callable from any greenlet or thread.
@@ -199,18 +220,24 @@ class Control(Outlet):
         self._sending = True
         self.wire.acquire()
         try:
-            if self._in_source and self._can_write():
-                written = self._write(frame)
-            elif frame:
+            if frame and not self._gone:
                 self._frames.append(frame)
+            if self._in_source and self._can_write():
+                written = self._write()
         finally:
             self.wire.release()
             self._sending = False
         self._touched = self._runtime.now()
         if not written:
             self._departed()
-        if self._cancellation is not None and not self.shields:
-            raise StreamCancelled(self._cancellation.reason)
+        self._raise_cancellation()
+
+    def _raise_cancellation(self) -> None:
+        """Raise what has not been raised yet: once, so that clean-up may send and be shielded."""
+        cancellation = self._cancellation
+        if cancellation is not None and not self.shields and not cancellation.thrown:
+            cancellation.told()
+            raise StreamCancelled(cancellation.reason)
 
     @contextlib.contextmanager
     def shield(self) -> Iterator[None]:
@@ -220,5 +247,41 @@ class Control(Outlet):
             yield
         finally:
             self.shields -= 1
-        if self._cancellation is not None and not self.shields and not self._cancellation.thrown:
-            raise StreamCancelled(self._cancellation.reason)
+        self._raise_cancellation()
+
+    # -- the end ----------------------------------------------------------------------------
+
+    def _tell(self, end: StreamEnd) -> None:
+        if self._callbacks:
+            if self._around_end is not None:
+                self._around_end(lambda: self._call_back(end))
+            else:
+                self._call_back(end)
+        if signals.stream_finished.receivers:
+            signals.stream_finished.send(self._sender, stream=self, end=end)
+
+    def _make_end(self, reason: str) -> StreamEnd:
+        usage = self._usage
+        estimated = usage is None and bool(self._texts)
+        if estimated:
+            # One delta is one token with nearly all providers.
+            usage = Usage(output_tokens=len(self._texts))
+        first = self._first_at
+        return StreamEnd(
+            id=self.id,
+            reason=reason,
+            text="".join(self._texts),
+            usage=usage,
+            estimated=estimated,
+            duration=self._runtime.now() - self._started_at,
+            time_to_first_token=None if first is None else first - self._started_at,
+            error=self._error,
+        )
+
+    def _call_back(self, end: StreamEnd) -> None:
+        for callback in self._callbacks:
+            try:
+                callback(end)
+            except Exception:
+                _log.exception("stream %s: an on_end callback failed", self.id)
+        del self._callbacks[:]

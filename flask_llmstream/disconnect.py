@@ -13,6 +13,7 @@ Decisions
 from __future__ import annotations
 
 import errno
+import logging
 import select
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple
 
@@ -24,6 +25,8 @@ except ImportError:  # Python 3.7
     Protocol = object  # type: ignore[assignment]
 
 __all__ = ["Peer", "Watched", "Watcher", "current_watcher", "find_peer", "leave_quietly"]
+
+_log = logging.getLogger(__name__)
 
 _RDHUP = getattr(select, "EPOLLRDHUP", 0x2000)
 _ONESHOT = getattr(select, "EPOLLONESHOT", 1 << 30)
@@ -108,6 +111,9 @@ class Watcher:
         self._runtime = runtime
         self._epoll = runtime.epoll()
         self._watched: Dict[int, Watched] = {}
+        # Table and epoll object change together: on threads a connection may end, and its number
+        # be given to the next one, while the news of it are being dealt with.
+        self._lock = runtime.lock()
         self._starting = runtime.lock()
         self._task: Any = None
         self._recheck = not runtime.sees_blocking
@@ -120,14 +126,15 @@ class Watcher:
         """Begin to watch the connection *fd* for *watched*."""
         if self._epoll is None:
             return
-        self._watched[fd] = watched
-        try:
-            self._epoll.register(fd, _RDHUP | _ONESHOT)
-        except FileExistsError:
-            self._epoll.modify(fd, _RDHUP | _ONESHOT)
-        except OSError:
-            self._watched.pop(fd, None)  # a kind of file that cannot be watched
-            return
+        with self._lock:
+            self._watched[fd] = watched
+            try:
+                self._epoll.register(fd, _RDHUP | _ONESHOT)
+            except FileExistsError:
+                self._epoll.modify(fd, _RDHUP | _ONESHOT)
+            except OSError:
+                self._watched.pop(fd, None)  # a kind of file that cannot be watched
+                return
         if self._task is None:
             with self._starting:
                 if self._task is None:
@@ -135,13 +142,16 @@ class Watcher:
 
     def remove(self, fd: int, watched: Watched) -> None:
         """Stop watching, before the server closes *fd* or takes the next request from it."""
-        if self._epoll is None or self._watched.get(fd) is not watched:
+        if self._epoll is None:
             return
-        del self._watched[fd]
-        try:
-            self._epoll.unregister(fd)
-        except (OSError, ValueError):
-            pass  # closed already: the kernel has forgotten it
+        with self._lock:
+            if self._watched.get(fd) is not watched:
+                return
+            del self._watched[fd]
+            try:
+                self._epoll.unregister(fd)
+            except (OSError, ValueError):
+                pass  # closed already: the kernel has forgotten it
 
     def _ready(self, timeout: float) -> None:
         events: List[Tuple[int, int]] = self._epoll.poll(timeout, 256)  # type: ignore[union-attr]
@@ -149,31 +159,43 @@ class Watcher:
             watched = self._watched.get(fd)
             if watched is None:
                 continue
-            if self._recheck and not self._still(fd):
-                # Between the poll and now the request ended in its own thread and the number
-                # was given to a new connection: that one is well.
-                self._rearm(fd, _RDHUP | _ONESHOT)
-                continue
-            if watched.peer_event(bool(mask & _GONE)):
+            if self._recheck:
+                mask = self._state_of(fd)
+                if not mask:
+                    # Between the poll and now the request ended in its own thread and the number
+                    # was given to a new connection: that one is well.
+                    self._rearm(fd, watched, _RDHUP | _ONESHOT)
+                    continue
+            try:
+                stays = watched.peer_event(bool(mask & _GONE))
+            except Exception:
+                # One stream's fault must not keep the others from being watched.
+                _log.exception("a stream failed when its client had left")
+                stays = False
+            if stays:
                 # ERR and HUP are always reported; RDHUP would come again at once, for ever.
-                self._rearm(fd, _ONESHOT)
+                self._rearm(fd, watched, _ONESHOT)
             else:
                 self.remove(fd, watched)
 
-    def _rearm(self, fd: int, mask: int) -> None:
-        try:
-            self._epoll.modify(fd, mask)  # type: ignore[union-attr]
-        except (OSError, ValueError):
-            pass  # the request has ended meanwhile
+    def _rearm(self, fd: int, watched: Watched, mask: int) -> None:
+        with self._lock:
+            if self._watched.get(fd) is not watched:
+                return  # the request has ended meanwhile, and the number may be another's
+            try:
+                self._epoll.modify(fd, mask)  # type: ignore[union-attr]
+            except (OSError, ValueError):
+                pass
 
     @staticmethod
-    def _still(fd: int) -> bool:
+    def _state_of(fd: int) -> int:
         poll = select.poll()
         try:
             poll.register(fd, getattr(select, "POLLRDHUP", 0x2000))
-            return bool(poll.poll(0))
+            events: List[Tuple[int, int]] = poll.poll(0)
         except (OSError, ValueError):
-            return False
+            return 0
+        return events[0][1] & ~select.POLLNVAL if events else 0
 
 
 #: Return the :class:`Watcher` of this process.

@@ -19,6 +19,9 @@ __all__ = ["NEVER", "Outlet"]
 
 _log = logging.getLogger("flask_llmstream.stream")
 
+#: So many bytes go into the send buffer of every connection that can be written to; a third of it
+#: is free then, and the smallest has 4.5 KB.
+_FITS = 1024
 #: A moment that does not come.
 NEVER = float("inf")
 
@@ -74,8 +77,12 @@ class Outlet:
 
     def _open(self, data: bytes) -> bytes:
         """Send status and headers; return *data*, behind the padding where it is wanted."""
-        self._opened = True
         self._writer = self._start_response(self._status, self._headers)
+        self._opened = True
+        interval = self._settings.heartbeat_interval
+        if interval:
+            # The ticker may have been told to come when the hold ends, and no earlier.
+            self._look_at(self._touched + interval)
         return data
 
     def _collect(self) -> bytes:
@@ -147,39 +154,62 @@ class Outlet:
     def _can_write(self) -> bool:
         return self._peer.can_write and not self._gone
 
-    def _beat(self, now: float) -> bool:
-        """Write what is due, holding the wire while the source blocks; as :meth:`_write`."""
+    def _beat(self, now: float) -> Optional[bool]:
+        """Write what is due, holding the wire while the source blocks; as :meth:`_write`.
+
+        :returns: ``None`` where the wire was passed on to a task that writes and releases it.
+        """
         if not self._can_write():
             return True
-        data = b""
         if self._held_since + self._settings.max_delay <= now:
-            data = self._flush_quietly()
-        if not self._opened:
-            if not data and now < self._hold_until and not self._probing:
-                return True
-            data = self._format.opening(self._settings.padding) + data
-        elif not data and not self._frames:
-            interval = self._settings.heartbeat_interval
-            quiet = now - self._touched >= interval - 0.001
-            if not self._probing and not (interval and quiet and self._format.heartbeat):
-                return True
-            data = self._format.heartbeat
+            text = self._flush_quietly()
+            if text:
+                self._frames.append(text)
+        comment = b""
+        if not self._frames:
+            if not self._opened:
+                if now < self._hold_until and not self._probing:
+                    return True
+                comment = self._format.opening(self._settings.padding)
+            else:
+                interval = self._settings.heartbeat_interval
+                quiet = now - self._touched >= interval - 0.001
+                if not self._probing and not (interval and quiet and self._format.heartbeat):
+                    return True
+                comment = self._format.heartbeat
         self._probing = False
         self._touched = now
         fd = self._peer.fd
         if fd is not None and not self._runtime.writable(fd):
-            # A full buffer needs no proof of life; but text must not be lost.
-            if data is not self._format.heartbeat:
-                self._frames.append(data)
+            # A full buffer needs no proof of life, and what was gathered is not lost.
+            self._hold_until = max(self._hold_until, now + 0.05)
+            if self._frames:
+                self._held_since = now  # come again for it
             return True
-        return self._write(data)
+        if len(comment) + sum(map(len, self._frames)) > _FITS:
+            self._runtime.spawn(lambda: self._write_aside(comment), "llmstream-writer")
+            return None
+        return self._write(comment)
 
-    def _write(self, data: bytes) -> bool:
-        """Write *data* behind what was gathered, holding the wire; false: the client has left."""
+    def _write_aside(self, comment: bytes) -> None:
+        """Write what the ticker must not wait for, and release the wire that it has acquired."""
+        written = True
+        try:
+            written = self._write(comment)
+        finally:
+            self.wire.release()
+        if not written:
+            self._departed()
+
+    def _write(self, comment: bytes = b"") -> bool:
+        """Write what was gathered, or else *comment*, holding the wire; false: the client has left."""
         frames = self._frames
+        data = comment
         if frames:
-            data = b"".join(frames) + data
+            data = b"".join(frames)
             del frames[:]
+            if not self._opened and self._settings.padding:
+                data = self._format.opening(self._settings.padding) + data
         if not data:
             return True
         try:
@@ -205,7 +235,7 @@ class Outlet:
         written = True
         try:
             if self._in_source and self._can_write():
-                written = self._write(b"")
+                written = self._write()
         finally:
             self.wire.release()
         if not written:

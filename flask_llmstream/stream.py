@@ -467,6 +467,7 @@ class Stream(Control):
         except Exception:
             _log.exception("stream %s: what follows its end has failed", self.id)
         finally:
+            self._error = None  # its traceback holds this stream
             if started:
                 current.leave(self._ident, self)
         if reason != "finish" and reason != "error":

@@ -1,0 +1,65 @@
+# What a developer does here. Every target prepares what it needs; scripts/bootstrap explains what it cannot.
+#
+#   make demo          the chat example with a real local model, on gunicorn + gevent
+#   make test          the checks and all tests, with coverage     (ARGS="tests/sansio -k crlf" for some)
+#   make lint          the checks alone
+#   make matrix        the tests on the pinned stacks, old to new  (ENVS="py37-flask10" for some)
+#   make bench         the benchmarks
+#   make wheel-check   build sdist and wheel, run the tests against the installed wheel
+#   make venv          only prepare .venv
+#   make clean         remove everything that these made
+
+SHELL = /bin/sh
+BIN = .venv/bin
+PY = $(BIN)/python
+ARGS =
+ENVS =
+CHECKED = flask_llmstream scripts tests $(wildcard examples benchmarks gunicorn.conf.py)
+
+.PHONY: help venv demo test lint bench matrix wheel-check clean
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+venv:
+	@scripts/bootstrap test
+
+demo:
+	@scripts/bootstrap demo
+	@exec $(BIN)/flask-llmstream demo $(ARGS)
+
+ifeq ($(strip $(ARGS)),)
+# Not `pytest --cov`: the package must not be imported before measuring starts.
+test: lint
+	@rm -f .coverage .coverage.*
+	$(BIN)/coverage run -m pytest
+	@$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+	$(BIN)/coverage report --include='flask_llmstream/sansio/*' --fail-under=100
+else
+test: venv
+	$(BIN)/pytest $(ARGS)
+endif
+
+lint: venv
+	$(BIN)/flake8 $(CHECKED)
+	$(BIN)/isort --check-only --diff $(CHECKED)
+	$(BIN)/codespell
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/vermin flask_llmstream
+
+bench:
+	@scripts/bootstrap bench
+	$(PY) -m benchmarks $(ARGS)
+
+matrix: venv
+	$(PY) scripts/matrix.py $(ENVS) $(if $(ARGS),-- $(ARGS))
+
+wheel-check: venv
+	$(PY) scripts/matrix.py wheel $(if $(ARGS),-- $(ARGS))
+
+clean:
+	rm -rf .venv .matrix build dist *.egg-info htmlcov .coverage .coverage.* .mypy_cache .pytest_cache
+	rm -rf .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""The two apps that are compared, and the work that both do."""

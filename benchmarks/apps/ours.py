@@ -1,0 +1,52 @@
+"""The same app with flask-llmstream, everything switched on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Flask, Response, jsonify, request
+
+from benchmarks.apps.work import TOKENS, UPSTREAM_URL, closings, hot, idle, paced
+from flask_llmstream import LLMStream, stream
+from flask_llmstream.upstream import openai_chat
+
+app = Flask(__name__)
+LLMStream(app)
+
+
+@app.route("/paced")
+@stream
+def paced_view() -> Any:
+    """Stream at a steady rate for ever."""
+    return paced(TOKENS, float(request.args["rate"]), float(request.args["phase"]))
+
+
+@app.route("/hot")
+@stream
+def hot_view() -> Any:
+    """Stream as fast as possible."""
+    return hot(TOKENS, int(request.args["count"]))
+
+
+@app.route("/idle")
+@stream
+def idle_view() -> Any:
+    """Send one event and go silent."""
+    return idle(TOKENS)
+
+
+@app.route("/relay")
+@stream
+def relay_view() -> Any:
+    """Pass on what a model says."""
+    yield from openai_chat(
+        request.query_string.decode(),
+        [{"role": "user", "content": "Hello"}],
+        base_url=UPSTREAM_URL,
+    )
+
+
+@app.route("/closings")
+def closings_view() -> Response:
+    """Tell when idle generators were closed."""
+    return jsonify(closings)

@@ -1,0 +1,54 @@
+"""What the views of both apps do; *items* are formatted events for one, tokens for the other."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from typing import Iterator, List, Sequence
+
+__all__ = ["FRAMES", "TOKENS", "UPSTREAM_URL", "closings", "hot", "idle", "paced"]
+
+#: Pieces of text as a model cuts them.
+TOKENS: List[str] = (
+    "The| stream| of| tok|ens| that| a| model| writes| is| cut| where| its| vocabulary| says| so|,|"
+    " which| is| seldom| where| a| word| ends|.\n\n|It| says| \"|quoted|\"| things|,| na|ïve| ones|"
+    " and| even| 1|2|3|4|5|.| Each| piece| is| short|;| what| is| around| it| costs| more| than|"
+    " it| does|,| and| so| it| is| the| frame| that| counts|."
+).split("|")
+
+#: The same, formatted as a bare generator sends them.
+FRAMES: List[str] = [
+    'data: {"text":"%s"}\n\n' % token.replace('"', '\\"').replace("\n", "\\n") for token in TOKENS
+]
+
+#: The OpenAI-compatible server of :mod:`benchmarks.upstream`.
+UPSTREAM_URL = os.environ.get("BENCHMARK_UPSTREAM", "")
+
+#: Moments at which an idle generator was closed, on the clock that all processes share.
+closings: List[float] = []
+
+
+def paced(items: Sequence[str], rate: float, phase: float) -> Iterator[str]:
+    """Yield *rate* items a second for ever.
+
+    :param phase: where in its first interval this stream begins, from 0 to 1.
+    """
+    time.sleep(phase / rate)
+    for item in itertools.cycle(items):
+        yield item
+        time.sleep(1 / rate)
+
+
+def hot(items: Sequence[str], count: int) -> Iterator[str]:
+    """Yield *count* items without ever blocking."""
+    return itertools.islice(itertools.cycle(items), count)
+
+
+def idle(items: Sequence[str]) -> Iterator[str]:
+    """Yield one item, then nothing for an hour."""
+    try:
+        yield items[0]
+        time.sleep(3600)
+    finally:
+        closings.append(time.monotonic())

@@ -1,0 +1,220 @@
+"""What is measured: each case gives one figure per contender and round; less is better."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from typing import Callable, Dict, List, NamedTuple, Optional
+
+from benchmarks.contenders import Contender, contenders
+from benchmarks.load import Load, first_byte
+
+__all__ = ["CASES", "Case", "Sizes"]
+
+Figures = Dict[str, List[float]]
+
+
+class Sizes(NamedTuple):
+    """How much work is done."""
+
+    rounds: int = 5
+    #: Streams at a steady rate, and for how many seconds they are watched.
+    paced_streams: int = 200
+    paced_rate: float = 50.0
+    paced_seconds: float = 3.0
+    #: Streams that never block, and the tokens of each.
+    hot_streams: int = 20
+    hot_tokens: int = 3000
+    #: Streams that relay a fast upstream: tokens of each, tokens per burst, seconds between bursts.
+    relay_streams: int = 10
+    relay_tokens: int = 1600
+    relay_burst: int = 16
+    relay_pause: float = 0.01
+    #: The same upstream, one token at a time.
+    single_tokens: int = 100
+    single_pause: float = 0.02
+    #: Idle streams, for memory and for leaving; in so many rounds.
+    idle_streams: int = 1000
+    idle_rounds: int = 3
+    #: Requests whose first byte is waited for, per round.
+    first_bytes: int = 100
+
+
+class Case(NamedTuple):
+    """One row of the report."""
+
+    name: str
+    unit: str
+    #: Highest ratio of ours to bare that is good enough now; ``None``: for information.
+    target: Optional[float]
+    #: The ratio that is aimed at.
+    bar: Optional[float]
+    measure: Callable[[List[Contender], Sizes, str], Figures]
+    describe: Callable[[Sizes], str]
+
+
+def _in_turns(
+    found: List[Contender], rounds: int, measure: Callable[[Contender], float]
+) -> Figures:
+    """Return *rounds* figures of each, taken in turns after a first round that does not count."""
+    figures: Figures = {each.name: [] for each in found}
+    for number in range(rounds + 1):
+        turn = number % len(found)
+        for each in found[turn:] + found[:turn]:
+            figure = measure(each)
+            if number:
+                figures[each.name].append(figure)
+    return figures
+
+
+def _complete(load: Load, seconds: float, what: str) -> None:
+    if not load.run_until(lambda: False, seconds):
+        raise RuntimeError(f"{what}: {len(load)} streams did not end within {seconds} s")
+
+
+def _paced(found: List[Contender], sizes: Sizes, upstream: str) -> Figures:
+    def measure(each: Contender) -> float:
+        count, rate = sizes.paced_streams, sizes.paced_rate
+        with Load() as load:
+            load.open(
+                each.server.address,
+                [each.target(f"/paced?rate={rate}&phase={n / count}") for n in range(count)],
+            )
+            load.run(1.0)
+            cpu, events, begun = each.cpu(), load.events, time.monotonic()
+            load.run(sizes.paced_seconds)
+            cpu, events = each.cpu() - cpu, load.events - events
+            expected = count * rate * (time.monotonic() - begun)
+            if len(load) < count or events < expected / 2:
+                raise RuntimeError(f"{each.name}: {events} events of {expected:.0f}, {len(load)} streams left")
+        _settle(each)
+        return cpu / events * 1e6
+
+    return _in_turns(found, sizes.rounds, measure)
+
+
+def _settle(each: Contender) -> None:
+    """Wait until the worker has noticed that everybody has left."""
+    deadline = time.monotonic() + 10
+    cpu = each.cpu()
+    while time.monotonic() < deadline:
+        time.sleep(0.1)
+        last, cpu = cpu, each.cpu()
+        if cpu - last < 0.002:
+            return
+
+
+def _to_the_end(path: Callable[[Sizes], str], streams: str, tokens: str) -> Callable[..., Figures]:
+    def measure_all(found: List[Contender], sizes: Sizes, upstream: str) -> Figures:
+        count, length = getattr(sizes, streams), getattr(sizes, tokens)
+
+        def measure(each: Contender) -> float:
+            cpu = each.cpu()
+            with Load() as load:
+                load.open(each.server.address, [each.target(path(sizes))] * count)
+                _complete(load, 120, each.name)
+            cpu = each.cpu() - cpu
+            if not count * length <= load.events <= count * (length + 2):
+                raise RuntimeError(f"{each.name} sent {load.events} events, expected {count * length}")
+            return cpu / (count * length) * 1e6
+
+        return _in_turns(found, sizes.rounds, measure)
+
+    return measure_all
+
+
+def _memory(found: List[Contender], sizes: Sizes, upstream: str) -> Figures:
+    figures: Figures = {each.name: [] for each in found}
+    for number in range(sizes.idle_rounds):
+        turn = number % len(found)
+        for name in [each.name for each in found[turn:] + found[:turn]]:
+            # A new server each time: memory that was used once does not go back to the system.
+            with contenders(upstream, [name]) as (each,), Load() as load:
+                load.open(each.server.address, [each.target("/idle")] * 10)
+                load.run_until(lambda: load.events >= 10, 30)
+                load.close()
+                _settle(each)
+                before, seen = each.memory(), load.events
+                for _ in range(0, sizes.idle_streams, 100):
+                    load.open(each.server.address, [each.target("/idle")] * 100)
+                    seen += 100
+                    if not load.run_until(lambda: load.events >= seen, 30):
+                        raise RuntimeError(f"{name}: {load.events} of {seen} idle streams began")
+                figures[name].append((each.memory() - before) / len(load) / 1024)
+    return figures
+
+
+def _first_byte(found: List[Contender], sizes: Sizes, upstream: str) -> Figures:
+    def measure(each: Contender) -> float:
+        target = each.target("/hot?count=1")
+        times = [first_byte(each.server.address, target) for _ in range(sizes.first_bytes)]
+        return statistics.median(times) * 1e3
+
+    return _in_turns(found, sizes.rounds, measure)
+
+
+def _leaving(quantile: float) -> Callable[..., Figures]:
+    def measure_all(found: List[Contender], sizes: Sizes, upstream: str) -> Figures:
+        return _in_turns(found, sizes.idle_rounds, lambda each: _left(each, sizes, quantile))
+
+    return measure_all
+
+
+def _left(each: Contender, sizes: Sizes, quantile: float) -> float:
+    """Return the milliseconds from a departure to the end of the generator; infinity for never."""
+    known = len(each.ask("/closings"))
+    with Load() as load:
+        load.open(each.server.address, [each.target("/idle")] * sizes.idle_streams)
+        load.run_until(lambda: load.events >= sizes.idle_streams, 30)
+        left = time.monotonic()
+        load.close()
+    for _ in range(20):
+        closings = each.ask("/closings")[known:]
+        if len(closings) >= sizes.idle_streams:
+            closings.sort()
+            return (closings[int(quantile * (len(closings) - 1))] - left) * 1e3
+        time.sleep(0.05)
+    return float("inf")
+
+
+CASES = [
+    Case(
+        "paced", "us CPU per event", 1.15, 1.10, _paced,
+        lambda sizes: f"{sizes.paced_streams} streams, {sizes.paced_rate:g} events/s each",
+    ),
+    Case(
+        "hot", "us CPU per event", 0.4, 0.3,
+        _to_the_end(lambda sizes: f"/hot?count={sizes.hot_tokens}", "hot_streams", "hot_tokens"),
+        lambda sizes: f"a generator that never blocks, {sizes.hot_streams} streams",
+    ),
+    Case(
+        "relay", "us CPU per event", 0.4, 0.3,
+        _to_the_end(
+            lambda sizes: f"/relay?count={sizes.relay_tokens}&burst={sizes.relay_burst}"
+            f"&pause={sizes.relay_pause}",
+            "relay_streams", "relay_tokens",
+        ),
+        lambda sizes: f"a fast upstream, bursts of {sizes.relay_burst} tokens,"
+        f" {sizes.relay_streams} streams",
+    ),
+    Case(
+        "relay, single", "us CPU per event", None, None,
+        _to_the_end(
+            lambda sizes: f"/relay?count={sizes.single_tokens}&burst=1&pause={sizes.single_pause}",
+            "relay_streams", "single_tokens",
+        ),
+        lambda sizes: "the same, one token at a time",
+    ),
+    Case(
+        "memory", "KiB per idle stream", 1.3, 1.2, _memory,
+        lambda sizes: f"{sizes.idle_streams} idle streams",
+    ),
+    Case(
+        "first byte", "ms", None, None, _first_byte,
+        lambda sizes: "request to the first byte of an event, one at a time, median",
+    ),
+    Case(
+        "leaving", "ms", None, None, _leaving(0.99),
+        lambda sizes: f"client leaves to generator closed, {sizes.idle_streams} idle streams at once, p99",
+    ),
+]

@@ -1,0 +1,105 @@
+"""The servers that are compared, each in its own process, and what their workers use."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+from typing import Any, Iterator, List, Optional
+
+from flask_llmstream.testing import LiveServer, gunicorn_server
+
+__all__ = ["Contender", "contenders", "pin_clients", "upstream"]
+
+_ROOT = Path(__file__).resolve().parent.parent
+_CORES = sorted(os.sched_getaffinity(0))
+_GUNICORN = "worker_connections = 20000\nbacklog = 2048\naccesslog = None\n"
+
+
+class Contender:
+    """One app on one server.
+
+    :param name: how it is called in the report.
+    :param server: where it runs; others may run there too, at other times.
+    :param query: what its requests carry in addition.
+    """
+
+    def __init__(self, name: str, server: LiveServer, query: str = "") -> None:
+        self.name = name
+        self.server = server
+        self.pid = server.worker_pids()[0]
+        self._query = query
+
+    def target(self, path: str) -> str:
+        """Return the request target of *path* here."""
+        if not self._query:
+            return path
+        return f"{path}{'&' if '?' in path else '?'}{self._query}"
+
+    def cpu(self) -> float:
+        """Return the seconds of CPU, user and system, that the worker has used so far."""
+        nanoseconds = 0
+        for thread in Path(f"/proc/{self.pid}/task").iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                nanoseconds += int((thread / "schedstat").read_text().split()[0])
+        return nanoseconds / 1e9
+
+    def memory(self) -> int:
+        """Return the bytes of memory that the worker occupies (PSS: what it shares counts in part)."""
+        for line in Path(f"/proc/{self.pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) * 1024
+        raise RuntimeError(f"the kernel does not say what process {self.pid} occupies")
+
+    def ask(self, path: str) -> Any:
+        """Return the JSON that *path* answers with."""
+        with urllib.request.urlopen(self.server.url + path, timeout=30) as answer:
+            return json.load(answer)
+
+
+@contextlib.contextmanager
+def contenders(upstream_url: str, names: Optional[List[str]] = None) -> Iterator[List[Contender]]:
+    """Start the servers of the contenders called *names*, all of them by default."""
+    with contextlib.ExitStack() as stack:
+
+        def start(app: str) -> LiveServer:
+            environment = {"BENCHMARK_UPSTREAM": upstream_url, "COVERAGE_PROCESS_START": None}
+            server = stack.enter_context(
+                gunicorn_server(f"benchmarks.apps.{app}:app", cwd=_ROOT, config_lines=_GUNICORN, env=environment)
+            )
+            os.sched_setaffinity(server.worker_pids()[0], {_CORES[0]})
+            return server
+
+        found: List[Contender] = []
+        if names is None or "bare" in names or "bare + context" in names:
+            server = start("bare")
+            found += [Contender("bare", server), Contender("bare + context", server, "context=1")]
+        if names is None or "bare again" in names:
+            found.append(Contender("bare again", start("bare")))
+        if names is None or "ours" in names:
+            found.append(Contender("ours", start("ours")))
+        yield [each for each in found if names is None or each.name in names]
+
+
+@contextlib.contextmanager
+def upstream() -> Iterator[str]:
+    """Run :mod:`benchmarks.upstream` and give its address."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.upstream"],
+        cwd=_ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )
+    assert process.stdin is not None and process.stdout is not None
+    with process:
+        try:
+            yield f"http://127.0.0.1:{int(process.stdout.readline())}/v1"
+        finally:
+            process.stdin.close()
+
+
+def pin_clients() -> None:
+    """Keep this process, and what it starts from now on, off the core of the workers."""
+    os.sched_setaffinity(0, {_CORES[-1]})

@@ -1,0 +1,99 @@
+"""A client for many streams that costs little: one epoll, bare sockets, and it only counts."""
+
+from __future__ import annotations
+
+import select
+import socket
+import time
+from typing import Callable, Dict, List, Tuple
+
+__all__ = ["Load", "first_byte"]
+
+Address = Tuple[str, int]
+
+_REQUEST = "GET %s HTTP/1.1\r\nHost: benchmark\r\nAccept: text/event-stream\r\nConnection: close\r\n\r\n"
+
+
+class Load:
+    """Many streams of one server. As a context manager it closes what is left."""
+
+    def __init__(self) -> None:
+        #: Events that have arrived.
+        self.events = 0
+        #: Bytes that have arrived, HTTP included.
+        self.received = 0
+        self._epoll = select.epoll()
+        self._open: Dict[int, socket.socket] = {}
+        self._half: Dict[int, bool] = {}
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def __enter__(self) -> Load:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+        self._epoll.close()
+
+    def open(self, address: Address, targets: List[str]) -> None:
+        """Send one request for each of *targets*, on a connection of its own."""
+        for target in targets:
+            sock = socket.create_connection(address, 30)
+            sock.sendall((_REQUEST % target).encode())
+            sock.setblocking(False)
+            self._open[sock.fileno()] = sock
+            self._half[sock.fileno()] = False
+            self._epoll.register(sock.fileno(), select.EPOLLIN)
+
+    def close(self) -> None:
+        """Leave all streams at once."""
+        for sock in self._open.values():
+            sock.close()
+        self._open.clear()
+
+    def run(self, seconds: float) -> None:
+        """Read for that long."""
+        self.run_until(lambda: False, seconds)
+
+    def run_until(self, done: Callable[[], bool], seconds: float) -> bool:
+        """Read until *done* or all streams have ended; return whether that was within *seconds*."""
+        end = time.monotonic() + seconds
+        while self._open and not done():
+            left = end - time.monotonic()
+            if left <= 0:
+                return False
+            for fd, _ in self._epoll.poll(left):
+                self._read(fd)
+        return True
+
+    def _read(self, fd: int) -> None:
+        try:
+            data = self._open[fd].recv(262144)
+        except ConnectionResetError:
+            data = b""
+        if not data:
+            self._open.pop(fd).close()
+            return
+        self.received += len(data)
+        # An event ends with an empty line, and nothing else in these answers has LF LF.
+        self.events += data.count(b"\n\n")
+        if self._half[fd] and data[:1] == b"\n":
+            self.events += 1
+            self._half[fd] = False
+            data = data[1:]
+        self._half[fd] = data[-1:] == b"\n" and data[-2:] != b"\n\n" if data else False
+
+
+def first_byte(address: Address, target: str) -> float:
+    """Return the seconds from a request, on a new connection, to the first byte of an event."""
+    with socket.create_connection(address, 30) as sock:
+        begun = time.perf_counter()
+        sock.sendall((_REQUEST % target).encode())
+        data = b""
+        while b"data:" not in data:
+            piece = sock.recv(65536)
+            if not piece:
+                raise ConnectionError(f"{target} answered {data[:200]!r}")
+            data += piece
+        return time.perf_counter() - begun

@@ -1,0 +1,224 @@
+"""A reader that does not read holds back its own source, and nobody else."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import statistics
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, NamedTuple, Tuple
+
+import pytest
+from procfs import peak_growth, reset_peak
+from strict_http import Events, parse_answer, parse_events, read_all, request_bytes
+
+from flask_llmstream.testing import LiveServer, gunicorn_server, wait_until
+from flask_llmstream.testing.upstreams import Exchange, Script, ScriptedUpstream, done, flood, tokens
+
+pytestmark = pytest.mark.live
+
+APP = Path(__file__).with_name("apps_faults") / "pace.py"
+
+#: Little room in the kernel, so that it is the server that waits.
+SMALL_BUFFERS = """
+import socket
+
+
+def when_ready(server):
+    for listener in server.LISTENERS:
+        listener.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16384)
+"""
+
+#: The streams that keep a pace: items, and seconds between two of them.
+ITEMS, PAUSE = 100, 0.01
+#: What all waiting readers together may cost a worker, in bytes.
+MEMORY_BOUND = 16 << 20
+
+
+@pytest.fixture(scope="module", params=["gevent", "gevent-tls", "gthread"])
+def server(request: Any, certificate: Tuple[str, str]) -> Iterator[LiveServer]:
+    worker, _, tls = request.param.partition("-")
+    certfile, keyfile = certificate if tls else (None, None)
+    with gunicorn_server(
+        APP, worker, threads=40, certfile=certfile, keyfile=keyfile, config_lines=SMALL_BUFFERS
+    ) as running:
+        yield running
+
+
+def counts(server: LiveServer) -> Dict[str, Dict[str, int]]:
+    reader = server.request("/counts")
+    with contextlib.closing(reader.sock):
+        found: Dict[str, Dict[str, int]] = reader.json()
+    return found
+
+
+@contextlib.contextmanager
+def waiting_readers(server: LiveServer, paths: List[str]) -> Iterator[List[socket.socket]]:
+    """Clients that ask, and then read nothing until the block ends."""
+    with contextlib.ExitStack() as stack:
+        socks = []
+        for path in paths:
+            sock = stack.enter_context(contextlib.closing(server.connect(receive_buffer=4096)))
+            sock.sendall(request_bytes(path))
+            socks.append(sock)
+        yield socks
+
+
+class Pace(NamedTuple):
+    """How streams that share a worker with others fared."""
+
+    #: Seconds that a stream of ITEMS took, the slowest of several.
+    duration: float
+    #: Median time between two items.
+    gap: float
+    #: Heartbeats that a quiet stream got in a second, the least of several.
+    heartbeats: float
+
+
+def measure(server: LiveServer) -> Pace:
+    """Run streams that keep a pace beside whatever else is going on."""
+
+    def steady(_: int) -> Tuple[float, List[float]]:
+        reader = server.request(f"/steady?count={ITEMS}&pause={PAUSE}", 20.0)
+        with contextlib.closing(reader.sock):
+            arrived = [at for at, data in reader if b'"text"' in data]
+        assert len(arrived) == ITEMS and reader.complete
+        return arrived[-1] - arrived[0], [late - early for early, late in zip(arrived, arrived[1:])]
+
+    def quiet(_: int) -> float:
+        with contextlib.closing(server.connect()) as sock:
+            sock.sendall(request_bytes("/quiet?seconds=1"))
+            begun = time.monotonic()
+            events = parse_events(parse_answer(read_all(sock)).body)
+        assert events.text == "end"
+        return events.heartbeats / (time.monotonic() - begun)
+
+    with ThreadPoolExecutor(6) as pool:
+        quiets = [pool.submit(quiet, number) for number in range(3)]
+        steadies = [pool.submit(steady, number).result for number in range(3)]
+        ran = [result() for result in steadies]
+        return Pace(
+            max(duration for duration, _ in ran),
+            statistics.median(gap for _, gaps in ran for gap in gaps),
+            min(each.result() for each in quiets),
+        )
+
+
+def settled(server: LiveServer, name: str) -> int:
+    """Wait until no more is taken from the source of *name*, and return how much was."""
+    seen = [-1]
+
+    def stands_still() -> bool:
+        before, seen[0] = seen[0], counts(server)["taken"].get(name, 0)
+        if before == seen[0] > 0:
+            return True
+        time.sleep(0.3)
+        return False
+
+    wait_until(stands_still, 10.0, lambda: f"{name} to be held back, at {seen[0]} items")
+    return seen[0]
+
+
+def test_others_keep_their_pace_and_heartbeats(server: LiveServer) -> None:
+    """However a stream came to wait for its reader, nobody waits with it."""
+    alone = measure(server)
+    [worker] = server.worker_pids()
+    memory = reset_peak(worker)
+    ways = ["endless", "sending", "held", "brimful"] * 3
+    names = [f"{way}-{number}" for number, way in enumerate(ways)]
+    with waiting_readers(server, [f"/slow/{way}/{name}" for way, name in zip(ways, names)]) as socks:
+        for name in names:
+            settled(server, name)
+        beside = measure(server)
+        # A few bytes per second are no better than none.
+        for _ in range(3):
+            for sock in socks:
+                assert sock.recv(5)
+        dripping = measure(server)
+    print(f"alone {alone}\nbeside waiting readers {beside}\nbeside dripping readers {dripping}")
+    print(f"memory {peak_growth(worker, memory) / 2**20:.1f} MiB")
+    for each in (beside, dripping):
+        assert each.duration < 2 * alone.duration + 0.5
+        assert each.gap < 2 * alone.gap + 0.01
+        assert each.heartbeats > alone.heartbeats / 2 > 3
+    assert peak_growth(worker, memory) < MEMORY_BOUND
+    wait_until(lambda: all(counts(server)["ended"].get(name) == 1 for name in names), 5.0, "all sources to end")
+
+
+@pytest.mark.parametrize(
+    "way,size,bound",
+    [
+        # A piece in the kernel, one in the server's hands, one gathered.
+        ("endless", 200_000, 4),
+        ("sending", 200_000, 4),
+        # What a burst may gather, and what the kernel takes.
+        ("endless", 8_000, 64),
+        ("sending", 8_000, 32),
+        ("endless", 100, 1500),
+        # Text that a chunker holds is counted by pauses: each brings eight.
+        ("held", 50_000, 24),
+    ],
+)
+def test_source_of_a_waiting_reader_is_held_back(server: LiveServer, way: str, size: int, bound: int) -> None:
+    name = f"bound-{way}-{size}"
+    with waiting_readers(server, [f"/slow/{way}/{name}?size={size}"]) as [sock]:
+        first = settled(server, name)
+        assert first <= bound
+        # It goes on where it was when its reader does.
+        sock.settimeout(10)
+        for _ in range(100):
+            left = max(400_000, size * 3)
+            while left > 0:
+                left -= len(sock.recv(65536))
+            if counts(server)["taken"][name] > first:
+                break
+        else:
+            pytest.fail("the source never went on")
+    print(f"{way} {size}: {first} taken")
+    wait_until(lambda: counts(server)["ended"].get(name) == 1, 5.0, "the source to end")
+
+
+def script_of(exchange: Exchange) -> Script:
+    if exchange.json["model"] == "endless":
+        return [flood(2_000_000)]
+    return [tokens(*[f"{number} " for number in range(50)], interval=0.01), done()]
+
+
+def test_upstream_of_a_waiting_reader_is_held_back(server: LiveServer) -> None:
+    """Back-pressure reaches the model; the calls of other streams are not touched by it."""
+    [worker] = server.worker_pids()
+    with ScriptedUpstream(script_of, send_buffer=16384) as upstream:
+        path = f"/relay?upstream={upstream.url}&model="
+        memory = reset_peak(worker)
+        with waiting_readers(server, [path + "endless"] * 3):
+            upstream.wait_for(lambda each: each.requests == 3)
+            sent = [-1]
+
+            def stands_still() -> bool:
+                before, sent[0] = sent[0], sum(each.bytes_sent for each in upstream.exchanges)
+                time.sleep(0.3)
+                return before == sent[0] > 0
+
+            wait_until(stands_still, 15.0, lambda: f"the upstreams to be held back, at {sent[0]} bytes")
+            with ThreadPoolExecutor(4) as pool:
+                for events in pool.map(lambda _: _receive(server, path + "other"), range(4)):
+                    assert events.text == "".join(f"{number} " for number in range(50))
+                    assert events.terminal()[0] == "done"
+            assert sum(each.bytes_sent for each in upstream.exchanges if not each.completed) == sent[0]
+            assert peak_growth(worker, memory) < MEMORY_BOUND
+            left_at = time.monotonic()
+        upstream.wait_for(lambda each: all(one.closed_at for one in each.exchanges[:3]))
+        closed_at = max(each.closed_at or 0 for each in upstream.exchanges[:3])
+    print(
+        f"held back at {sent[0] / 3 / 2**20:.2f} MiB each, closed {1000 * (closed_at - left_at):.0f} ms"
+        f" after its reader left, memory {peak_growth(worker, memory) / 2**20:.1f} MiB"
+    )
+    assert closed_at - left_at < 1.0
+
+
+def _receive(server: LiveServer, path: str) -> Events:
+    with contextlib.closing(server.connect()) as sock:
+        sock.sendall(request_bytes(path))
+        return parse_events(parse_answer(read_all(sock)).body)

@@ -1,0 +1,149 @@
+"""Each example runs, and answers the curl line of its own docstring as it says."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import json
+import re
+import subprocess
+from pathlib import Path
+from typing import Any, List
+
+import pytest
+
+from flask_llmstream.testing import ScriptedUpstream, gunicorn_server, wait_until
+from flask_llmstream.testing.upstreams import done, silence, status, tokens, wait
+
+pytestmark = pytest.mark.live
+
+ROOT = Path(__file__).resolve().parent.parent
+CHAT = ROOT / "examples" / "chat" / "app.py"
+PAGE = ROOT / "examples" / "chat" / "templates" / "index.html"
+BEFORE = ROOT / "examples" / "retrofit" / "before.py"
+AFTER = ROOT / "examples" / "retrofit" / "after.py"
+CONFIG = ROOT / "gunicorn.conf.py"
+
+
+def curl_line(example: Path) -> str:
+    """Return the curl command of an example's docstring."""
+    text = ast.get_docstring(ast.parse(example.read_text(encoding="utf-8")), clean=False) or ""
+    (line,) = re.findall(r"^ +(curl (?:.*\\\n)*.*)$", text, re.M)
+    return str(line)
+
+
+def run(command: str, port: int) -> "subprocess.Popen[bytes]":
+    """Run a curl line of a docstring against the server of this test, in a shell as a reader would."""
+    assert "http://127.0.0.1:8000/" in command
+    command = command.replace("127.0.0.1:8000", f"127.0.0.1:{port}").replace("curl ", "exec curl -sS ", 1)
+    return subprocess.Popen(command, shell=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def printed(command: str, port: int) -> bytes:
+    output, _ = run(command, port).communicate(timeout=60)
+    return output
+
+
+def environment(upstream: ScriptedUpstream) -> Any:
+    return {
+        "LLMSTREAM_UPSTREAM_URL": upstream.url,
+        "LLMSTREAM_UPSTREAM_KEY": "not-a-key",
+        "LLMSTREAM_MODEL": "tiny",
+        "OPENAI_API_KEY": "of-somebody-else",
+    }
+
+
+def test_chat_answers_its_curl_line() -> None:
+    with ScriptedUpstream([tokens("Hel", "lo ", "wörld"), done()]) as upstream:
+        with gunicorn_server(CHAT, config=CONFIG, env=environment(upstream)) as server:
+            output = printed(curl_line(CHAT), server.port).decode()
+    assert output.startswith('data: {"text":"Hel"}\n\n')
+    assert 'data: {"text":"wörld"}\n\n' in output
+    assert re.search(r"\n\nevent: done\ndata: \{.*\}\n\n$", output), output
+    (exchange,) = upstream.exchanges
+    assert exchange.headers["authorization"] == "Bearer not-a-key"
+    assert exchange.json["model"] == "tiny"
+    assert [message["role"] for message in exchange.json["messages"]] == ["system", "user"]
+    assert exchange.json["messages"][-1]["content"] == "Hello"
+
+
+def test_chat_closes_the_upstream_when_curl_is_killed() -> None:
+    with ScriptedUpstream([tokens("Hel"), silence()]) as upstream:
+        with gunicorn_server(CHAT, config=CONFIG, env=environment(upstream)) as server:
+            curl = run(curl_line(CHAT), server.port)
+            assert curl.stdout is not None
+            assert curl.stdout.readline() == b'data: {"text":"Hel"}\n'
+            curl.kill()
+            curl.wait()
+            curl.stdout.close()
+            upstream.wait_closed()
+
+
+def test_chat_refusal_of_the_provider_is_a_status_without_its_words() -> None:
+    with ScriptedUpstream([status(401)]) as upstream:
+        with gunicorn_server(CHAT, config=CONFIG, env=environment(upstream)) as server:
+            with server.request("/chat", json={"messages": []}) as answer:
+                assert answer.status == 502
+                body = answer.read()
+    assert b"scripted" not in body and b"not-a-key" not in body
+
+
+def test_chat_serves_its_page() -> None:
+    with gunicorn_server(CHAT, config=CONFIG) as server:
+        with server.request("/") as answer:
+            assert answer.status == 200
+            assert answer.read().decode() == PAGE.read_text(encoding="utf-8").rstrip("\n")
+
+
+def test_chat_is_short() -> None:
+    assert len(CHAT.read_text(encoding="utf-8").splitlines()) < 60
+
+
+def test_page_never_makes_html_of_text() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    for risk in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "setHTML"):
+        assert risk not in page
+    assert "://" not in page, "the page works offline"
+
+
+def test_before_is_silent_and_then_says_it_all() -> None:
+    def whole(exchange: Any) -> Any:
+        assert "stream" not in exchange.json
+        return [wait(0), status(200, json={"choices": [{"message": {"content": "Scattering."}}]})]
+
+    with ScriptedUpstream(whole) as upstream:
+        with gunicorn_server(BEFORE, worker="sync", env=environment(upstream)) as server:
+            output = printed(curl_line(BEFORE), server.port)
+    assert json.loads(output.decode()) == {"answer": "Scattering."}
+
+
+def test_after_streams_and_closes_the_upstream() -> None:
+    with ScriptedUpstream([tokens("Scat", "tering."), silence()]) as upstream:
+        with gunicorn_server(AFTER, env=environment(upstream)) as server:
+            curl = run(curl_line(AFTER), server.port)
+            assert curl.stdout is not None
+            lines = [curl.stdout.readline() for _ in range(4)]
+            assert lines == [b'data: {"text":"Scat"}\n', b"\n", b'data: {"text":"tering."}\n', b"\n"]
+            curl.kill()
+            curl.wait()
+            curl.stdout.close()
+            wait_until(lambda: upstream.open_connections == 0, 5, "the upstream to be closed")
+
+
+def test_after_ends_with_done() -> None:
+    with ScriptedUpstream([tokens("Scat", "tering."), done()]) as upstream:
+        with gunicorn_server(AFTER, env=environment(upstream)) as server:
+            output = printed(curl_line(AFTER), server.port)
+    assert b"event: done\n" in output
+
+
+def test_retrofit_changes_few_lines() -> None:
+    def code(example: Path) -> List[str]:
+        text = example.read_text(encoding="utf-8")
+        return [line for line in text.split('"""', 2)[2].splitlines() if line]
+
+    changes = list(difflib.ndiff(code(BEFORE), code(AFTER)))
+    added = [line for line in changes if line.startswith("+ ")]
+    removed = [line for line in changes if line.startswith("- ")]
+    assert len(added) <= 8, added
+    assert len(removed) <= 4, removed
