@@ -119,7 +119,7 @@ class Outlet:
             text = self._format.decode_text(item)
             return self._take(text) if text else b""
         if isinstance(item, str):
-            return self._take(str(item))
+            return self._take(str.__str__(item))
         if isinstance(item, Finish):
             self._finish_reason = item.reason
             return b""

@@ -127,7 +127,7 @@ class Answer:
 
 #: Answers a request by writing to the answer.
 Serve = Callable[[Answer], Awaitable[None]]
-#: Is told of each change: ``accepted``, ``received``, ``completed``, ``closed``.
+#: Is told of each change: ``accepted``, ``received``, ``completed``, ``closed``, ``lost``.
 Notice = Callable[[str, Any], None]
 
 
@@ -159,6 +159,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Optional[Exception]) -> None:
         self._gone("peer")
+        self._notice("lost", self)
 
     def pause_writing(self) -> None:
         self._resumed = asyncio.get_event_loop().create_future()

@@ -118,7 +118,7 @@ class ScriptedUpstream:
         self._loop: Any = None
         self._server: Any = None
         self._thread: Optional[threading.Thread] = None
-        self._connections: Dict[Peer, Connection] = {}
+        self._connections: List[Connection] = []
 
     @property
     def url(self) -> str:
@@ -215,12 +215,14 @@ class ScriptedUpstream:
         with self._changed:
             if what == "accepted":
                 self.peers.append(subject.peer)
-                self._connections[subject.peer] = subject
+                self._connections.append(subject)
                 self._open += 1
             elif what == "received":
                 self.exchanges.append(subject)
-            elif what == "closed" and self._connections.pop(subject, None) is not None:
+            elif what == "closed" and subject in self.peers:
                 self._open -= 1
+            elif what == "lost":
+                self._connections.remove(subject)
             self._changed.notify_all()
 
     def _connect(self) -> Connection:
@@ -239,7 +241,8 @@ class ScriptedUpstream:
     async def _shut(self) -> None:
         self._server.close()
         await _settle()  # whoever was just being accepted is a connection now
-        for connection in list(self._connections.values()):
+        # Also those whose end is not complete: half-closed, or waiting for a last word of TLS.
+        for connection in list(self._connections):
             connection.end(reset=True)
         tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
         for task in tasks:
@@ -271,7 +274,6 @@ class ScriptedUpstream:
             if exchange.peer.exchanges == [exchange]:
                 self.peers.remove(exchange.peer)
                 self._open -= 1
-                self._connections.pop(exchange.peer, None)
 
     def _stats(self) -> Dict[str, Any]:
         return {

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any, Iterator, List
 
 import pytest
-from selenium.webdriver.common.by import By
-from selenium.webdriver.common.keys import Keys
 
 from flask_llmstream.testing import LiveServer, ScriptedUpstream, gunicorn_server, wait_until
 from flask_llmstream.testing.upstreams import Step, cut, done, silence, status, tokens
@@ -19,6 +17,8 @@ pytestmark = [pytest.mark.live, pytest.mark.browser]
 ROOT = Path(__file__).resolve().parent.parent.parent
 APP = ROOT / "examples" / "chat" / "app.py"
 CONFIG = ROOT / "gunicorn.conf.py"
+#: Keys as WebDriver writes them; selenium is not imported here, where a stack without it collects.
+ENTER, ESCAPE = "\ue007", "\ue00c"
 
 
 @pytest.fixture(scope="module")
@@ -42,10 +42,10 @@ class Page:
         browser.get(url)
 
     def ask(self, question: str) -> None:
-        self.browser.find_element(By.ID, "prompt").send_keys(question + Keys.ENTER)
+        self.browser.find_element("id", "prompt").send_keys(question + ENTER)
 
     def all(self, selector: str) -> List[Any]:
-        return list(self.browser.find_elements(By.CSS_SELECTOR, selector))
+        return list(self.browser.find_elements("css selector", selector))
 
     @property
     def text(self) -> str:
@@ -130,7 +130,7 @@ def press_stop(page: Page) -> None:
 
 
 def press_escape(page: Page) -> None:
-    page.all("#prompt")[0].send_keys(Keys.ESCAPE)
+    page.all("#prompt")[0].send_keys(ESCAPE)
 
 
 @pytest.mark.parametrize("stop", [press_stop, press_escape])

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import statistics
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Tuple
 
 import pytest
 
+from flask_llmstream.client import StreamClient
 from flask_llmstream.testing import LiveServer, gunicorn_server, wait_until
 
 pytestmark = [pytest.mark.live, pytest.mark.model]
@@ -141,6 +145,30 @@ def test_killed_client_frees_the_slot(server: LiveServer, local_model: Any) -> N
     print(f"slot free after {', '.join(f'{each:.3f}' for each in seconds)} s")
     # Every one where the machine is idle; somebody else's load may spoil one or two.
     assert statistics.median(seconds) <= 0.5, seconds
+
+
+def test_script_that_breaks_off_frees_the_slot(server: LiveServer, local_model: Any) -> None:
+    question = call("Tell me a story.", max_tokens=1500, ignore_eos=True)
+    with StreamClient(server.url + "/chat", json=question) as answer:
+        for _, text in zip(range(3), answer.text()):
+            assert text
+        assert local_model.busy_slots() == 1
+    wait_until(lambda: local_model.busy_slots() == 0, 5, "the slot to be free")
+
+
+def test_tail_prints_tokens_and_ctrl_c_frees_the_slot(server: LiveServer, local_model: Any) -> None:
+    question = json.dumps(call("Tell me a story.", max_tokens=1500, ignore_eos=True))
+    tail = subprocess.Popen(
+        [sys.executable, "-m", "flask_llmstream.cli", "tail", server.url + "/chat", "--json", question],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )
+    assert tail.stdout is not None
+    assert os.read(tail.stdout.fileno(), 100)
+    assert local_model.busy_slots() == 1
+    tail.send_signal(signal.SIGINT)
+    _, errors = tail.communicate(timeout=20)
+    assert (tail.returncode, errors) == (130, b"interrupted; the connection is closed\n")
+    wait_until(lambda: local_model.busy_slots() == 0, 5, "the slot to be free")
 
 
 def test_other_streams_go_on_when_one_reader_leaves(server: LiveServer, local_model: Any) -> None:

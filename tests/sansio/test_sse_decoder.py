@@ -299,7 +299,7 @@ def test_decoder_past_its_limit_stays_broken_until_reset():
     ],
 )
 def test_time_is_linear_in_the_input(wire, count):
-    """This takes 0.2 s of CPU at most; with a join for each piece it takes more than ten."""
+    """This takes 0.5 s of CPU at most; with a join for each piece it takes more than ten."""
     decoder = SSEDecoder(max_buffer=8 << 20)
     start = time.process_time()
     events = sum(len(decoder.feed(wire[i : i + 16])) for i in range(0, len(wire), 16))

@@ -28,8 +28,22 @@ class Note:
         self.started = 0
         self.cleaned_up = 0
         self.raised: List[str] = []
-        self.ends: List[StreamEnd] = []
+        self.ends: List[Dict[str, Any]] = []
         self.marks: List[Any] = []
+
+    def end(self, end: StreamEnd) -> None:
+        # Not the object itself: its error holds the frames of everybody that it passed.
+        self.ends.append(
+            {
+                "id": end.id,
+                "reason": end.reason,
+                "text": end.text,
+                "tokens": None if end.usage is None else end.usage.output_tokens,
+                "estimated": end.estimated,
+                "duration": end.duration,
+                "error": repr(end.error) if end.error else None,
+            }
+        )
 
 
 #: By a key that the test has chosen.
@@ -46,7 +60,7 @@ def noted(key: str) -> Iterator[Note]:
     note = note_of(key)
     note.started += 1
     note.id = current_stream.id
-    current_stream.on_end(note.ends.append)
+    current_stream.on_end(note.end)
     try:
         yield note
     except BaseException as error:
@@ -59,21 +73,9 @@ def noted(key: str) -> Iterator[Note]:
 @blueprint.route("/notes/<key>")
 def show_note(key: str) -> Any:
     note = note_of(key)
-    ends = [
-        {
-            "id": end.id,
-            "reason": end.reason,
-            "text": end.text,
-            "tokens": None if end.usage is None else end.usage.output_tokens,
-            "estimated": end.estimated,
-            "duration": end.duration,
-            "error": repr(end.error) if end.error else None,
-        }
-        for end in note.ends
-    ]
     return jsonify(
         id=note.id, started=note.started, cleaned_up=note.cleaned_up, raised=note.raised,
-        ends=ends, marks=note.marks,
+        ends=note.ends, marks=note.marks,
     )
 
 
@@ -84,7 +86,7 @@ def show_totals() -> Any:
     odd: Dict[str, str] = {}
     for key, note in list(notes.items()):
         for end in note.ends:
-            reasons[end.reason] = reasons.get(end.reason, 0) + 1
+            reasons[end["reason"]] = reasons.get(end["reason"], 0) + 1
         # A stream that its client left before its first item has no generator to clean up.
         if note.cleaned_up != note.started or note.started > 1 or len(note.ends) != 1:
             odd[key] = f"{note.started} started, {note.cleaned_up} cleaned up, {len(note.ends)} ended"

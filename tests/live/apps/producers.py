@@ -7,6 +7,7 @@ import json
 import logging
 import socket
 import time
+import weakref
 from typing import Any, Callable, Dict, Iterator, List
 
 import requests
@@ -25,7 +26,7 @@ app.register_blueprint(blueprint)
 
 PRODUCERS: Dict[str, Callable[[], Any]] = {}
 #: Streams that other requests may stop, by key.
-stoppable: Dict[str, Any] = {}
+stoppable: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
 
 
 def producer(make: Callable[[], Any]) -> Callable[[], Any]:
@@ -41,7 +42,7 @@ def produce(name: str) -> Any:
     if "watch_end" in request.args:
         note = note_of(request.args["key"])
         note.id = response.llmstream.id
-        response.llmstream.on_end(note.ends.append)
+        response.llmstream.on_end(note.end)
     time.sleep(float(request.args.get("delay", 0)))
     if request.args.get("drop") == "closed":
         response.close()
