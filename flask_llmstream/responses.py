@@ -113,7 +113,10 @@ def _response_class(base: type) -> Type[Any]:
 def settings_of(app: Any) -> Settings:
     """Return the settings in force for *app*, whether or not the extension was initialised."""
     state = app.extensions.get("llmstream")
-    return Settings.from_config(app.config) if state is None else state.settings  # type: ignore[no-any-return]
+    if state is None:
+        return Settings.from_config(app.config)
+    settings: Settings = state.settings
+    return settings
 
 
 def _format(name: Optional[str]) -> Any:

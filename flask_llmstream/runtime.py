@@ -11,6 +11,7 @@ Decisions
 
 from __future__ import annotations
 
+import _socket
 import ctypes
 import os
 import select
@@ -18,7 +19,6 @@ import socket
 import sys
 import threading
 import time
-import _socket
 from typing import Any, Callable, Dict, Optional, Type, TypeVar
 
 from flask_llmstream.exceptions import StreamCancelled
@@ -199,7 +199,15 @@ class GreenletRuntime(Runtime):
             self._call_soon(function)
 
     def pass_turn(self) -> None:
-        self._gevent.sleep(0)
+        if not hasattr(self._loop, "iteration"):  # libuv would wait a whole millisecond
+            self._gevent.sleep(0)
+            return
+        # Not sleep(0): gevent runs fifty of those before it looks at a socket again.
+        timer = self._loop.timer(0)
+        try:
+            self._hub.wait(timer)
+        finally:
+            timer.close()
 
     def when_blocked(self, function: Callable[[], Any]) -> None:
         # A bare greenlet started by the hub: a callback of the hub itself must not block, and

@@ -147,8 +147,9 @@ class Stream(Control):
             self._turn, self._turn_at, self._unshared = turn, begun, 0
         elif self._unshared >= _FAIR_FRAMES or begun - self._turn_at > _FAIR_SECONDS:
             if runtime.sees_blocking:
-                self._turn_at, self._unshared = begun, 0
                 runtime.pass_turn()
+                turn, begun = turns(), now()
+                self._turn, self._turn_at, self._unshared = turn, begun, 0
         while True:
             if self._cancellation is not None or self._gone:
                 return self._unwanted()
@@ -173,8 +174,8 @@ class Stream(Control):
                 frames.append(frame)
             elif not frames:
                 if at - begun > _FAIR_SECONDS and runtime.sees_blocking:
-                    begun = at  # nothing to send is no reason to hold the hub
-                    runtime.pass_turn()
+                    runtime.pass_turn()  # nothing to send is no reason to hold the hub
+                    turn, begun = turns(), now()
                 continue
             if len(frames) < _FAIR_FRAMES and at - begun < _FAIR_SECONDS:
                 if self._is_ready():

@@ -76,9 +76,11 @@ class LocalModel(NamedTuple):
 @pytest.fixture(scope="session")
 def local_model() -> Iterator[LocalModel]:
     """The real model, loaded once; ``LLMSTREAM_LOCAL_PYTHON`` may name the Python that has it."""
-    python = os.environ.get("LLMSTREAM_LOCAL_PYTHON") or sys.executable
+    # By its path for another Python, which need not know the package.
+    other = os.environ.get("LLMSTREAM_LOCAL_PYTHON")
+    program = [other, model_program.__file__] if other else [sys.executable, "-m", model_program.__name__]
     process = subprocess.Popen(
-        [python, model_program.__file__, "--port", "0", "--stop-on-eof"],
+        [*program, "--port", "0", "--stop-on-eof"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )
     assert process.stdin is not None and process.stdout is not None

@@ -17,8 +17,10 @@ from typing import Any, Dict, Iterator, List, Optional, Set
 import pytest
 
 from flask_llmstream.client import StreamClient
+from flask_llmstream.demo import shipped
+from flask_llmstream.demo.processes import DemoError, Process
 from flask_llmstream.testing import ScriptedUpstream, wait_until
-from flask_llmstream.testing.upstreams import done, silence, status, tokens
+from flask_llmstream.testing.upstreams import delay_headers, done, silence, status, tokens
 
 pytestmark = [pytest.mark.live, pytest.mark.checkout]
 
@@ -280,6 +282,46 @@ def test_help_names_the_options() -> None:
     assert "local model" in text
 
 
+def test_missing_gunicorn_is_one_line(bare_python: str) -> None:
+    code = "import sys; from flask_llmstream.demo import main; sys.exit(main(['--port', '0']))"
+    root = str(Path(__file__).resolve().parent.parent)
+    done = subprocess.run(
+        [bare_python, "-c", code], env={**os.environ, "PYTHONPATH": root},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )
+    assert done.returncode == 1
+    assert done.stderr.decode() == (
+        "error: gunicorn is not installed: pip install 'flask-llmstream[gunicorn]'\n"
+    )
+
+
+def test_file_that_is_not_shipped_is_named() -> None:
+    with pytest.raises(DemoError, match="examples/none.py is not installed"):
+        shipped("examples/none.py")
+
+
+STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True)"
+
+
+def test_process_that_does_not_stop_is_killed() -> None:
+    command = [sys.executable, "-c", STUBBORN + "; time.sleep(600)"]
+    process = Process("stubborn", command, os.environ, keep_output=True)
+    wait_until(lambda: process.output() == ["up"], 10, "its output")
+    process.check()
+    process.stop(timeout=0.1)
+    with pytest.raises(DemoError, match="stubborn has ended with status -9"):
+        process.check()
+
+
+def test_server_that_is_slow_to_list_its_models_will_do(start: Any) -> None:
+    def script(exchange: Any) -> Any:
+        return [delay_headers()] if exchange.path.endswith("/models") else [tokens("Hello"), done()]
+
+    with ScriptedUpstream(script) as upstream:
+        demo = start("--port", "0", LLMSTREAM_UPSTREAM_URL=upstream.url)
+        assert ask(demo.read_until_ready()) == "Hello"
+
+
 MODEL = [sys.executable, "-m", "flask_llmstream.demo.model"]
 
 
@@ -292,6 +334,16 @@ def test_model_on_a_busy_port_is_one_line() -> None:
     assert done.returncode == 1
     assert done.stderr.decode().startswith(f"error: port {port} cannot be used")
     assert done.stderr.decode().count("\n") == 1
+
+
+@pytest.mark.model
+def test_model_stops_when_nobody_holds_its_input() -> None:
+    command = [*MODEL, "--port", "0", "--stop-on-eof"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None and process.stdout is not None
+        assert process.stdout.readline().startswith(b"ready http://127.0.0.1:")
+        process.stdin.close()
+        assert process.wait(20) == 0
 
 
 @pytest.mark.model

@@ -140,7 +140,7 @@ def _check_upstream(environment: Mapping[str, str]) -> None:
     key = environment.get("LLMSTREAM_UPSTREAM_KEY")
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     try:
-        answer = requests.get(f"{url.rstrip('/')}/models", headers=headers, timeout=10, stream=True)
+        answer = requests.get(f"{url.rstrip('/')}/models", headers=headers, timeout=5, stream=True)
         answer.close()
     except requests.exceptions.ReadTimeout:
         return

@@ -26,6 +26,8 @@ class Peer:
         #: Who ended it: ``peer`` or ``server``.
         self.closed_by: Optional[str] = None
         self.exchanges: List[Exchange] = []
+        #: False for a connection that only asks about the others.
+        self.counted = True
 
 
 class Exchange:

@@ -219,7 +219,7 @@ class ScriptedUpstream:
                 self._open += 1
             elif what == "received":
                 self.exchanges.append(subject)
-            elif what == "closed" and subject in self.peers:
+            elif what == "closed" and subject.counted:
                 self._open -= 1
             elif what == "lost":
                 self._connections.remove(subject)
@@ -239,8 +239,12 @@ class ScriptedUpstream:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self._send_buffer)
 
     async def _shut(self) -> None:
+        # Whoever is just being accepted must be a connection before the server is closed, or
+        # asyncio loses its socket.
+        for sock in self._server.sockets:
+            self._loop.remove_reader(sock.fileno())
+        await _settle()
         self._server.close()
-        await _settle()  # whoever was just being accepted is a connection now
         # Also those whose end is not complete: half-closed, or waiting for a last word of TLS.
         for connection in list(self._connections):
             connection.end(reset=True)
@@ -272,6 +276,7 @@ class ScriptedUpstream:
         with self._changed:
             self.exchanges.remove(exchange)
             if exchange.peer.exchanges == [exchange]:
+                exchange.peer.counted = False
                 self.peers.remove(exchange.peer)
                 self._open -= 1
 

@@ -12,8 +12,8 @@ Decisions
 
 from __future__ import annotations
 
-import socket
 import _socket
+import socket
 from typing import Any, List, Optional, Tuple
 
 __all__ = ["find_socket", "sever"]

@@ -66,7 +66,8 @@ class Page:
     def cursor(self, name: str) -> str:
         """Return a CSS property of the cursor behind the last answer."""
         return str(self.browser.execute_script(
-            "return getComputedStyle([...document.querySelectorAll('article')].pop(), '::after')[arguments[0]]",
+            "const last = [...document.querySelectorAll('article')].pop();"
+            "return getComputedStyle(last, '::after')[arguments[0]]",
             name,
         ))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from typing import Any, Iterator, List, Tuple
 
 import pytest
 
+from flask_llmstream import testing
 from flask_llmstream.testing import (
     LiveServer,
     ManualClock,
@@ -203,7 +205,9 @@ def test_coverage_of_workers_is_written(tmp_path: Path) -> None:
         "[run]\nparallel = true\nconcurrency = thread,greenlet\npatch = subprocess,fork,_exit\n"
         f"include = *plain.py\ndata_file = {tmp_path}/.coverage\n"
     )
-    with gunicorn_server(PLAIN, env={"COVERAGE_PROCESS_START": str(settings)}) as server:
+    # The second one is what measures this very test run; it would win.
+    variables = {"COVERAGE_PROCESS_START": str(settings), "COVERAGE_PROCESS_CONFIG": None}
+    with gunicorn_server(PLAIN, env=variables) as server:
         with server.request("/ticks?count=2&pause=0") as answer:
             answer.read()
     environment = {key: value for key, value in os.environ.items() if not key.startswith("COV")}
@@ -296,6 +300,22 @@ def test_read_until_stops_at_the_marker(scripted: Scripted) -> None:
         answer.read_until(b"zz")
 
 
+def test_reset_is_no_end() -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(1)
+        client = socket.create_connection(listener.getsockname())
+        peer, _ = listener.accept()
+        peer.sendall(b"HTTP/1.0 200 OK\r\n\r\nhalf")
+        answer = read_stream(client)
+        assert next(iter(answer))[1] == b"half"
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        peer.close()
+        assert answer.read() == b""
+        assert answer.reset_by_peer and not answer.complete
+        answer.close()
+
+
 def test_silence_is_a_timeout() -> None:
     client, peer = socket.socketpair()
     with client, peer, pytest.raises(socket.timeout):
@@ -312,6 +332,22 @@ def test_wait_until_says_what_did_not_happen() -> None:
         wait_until(lambda: 0, 0.01, "rain")
     with pytest.raises(AssertionError, match="for snow"):
         wait_until(lambda: 0, 0.01, lambda: "snow")
+
+
+def test_python_that_cannot_be_run_leaves_nothing() -> None:
+    before = running_servers()
+    with pytest.raises(FileNotFoundError):
+        with gunicorn_server(PLAIN, python="/no/such/python"):
+            pass
+    assert running_servers() == before
+
+
+def test_names_of_the_kit() -> None:
+    assert set(testing.__all__) <= set(dir(testing))
+    for name in testing.__all__:
+        assert getattr(testing, name).__doc__
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        testing.nothing
 
 
 def test_manual_clock_moves_only_by_hand() -> None:

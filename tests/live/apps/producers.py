@@ -21,7 +21,7 @@ from flask_llmstream.upstream import openai_chat
 logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
 
 app = Flask(__name__)
-LLMStream(app)
+LLMStream(app, cancel_grace=2.0)
 app.register_blueprint(blueprint)
 
 PRODUCERS: Dict[str, Callable[[], Any]] = {}
