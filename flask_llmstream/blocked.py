@@ -23,11 +23,13 @@ POOLED_CLIENTS: FrozenSet[str] = frozenset(
     }
 )
 
-#: (end of file name, function) of the frames in which a thread is blocked reading a socket.
+#: (end of file name, function) of the frames in which a thread is blocked reading a socket, or
+#: waiting for its connection.
 _READERS: Tuple[Tuple[str, FrozenSet[str]], ...] = (
     ("socket.py", frozenset({"readinto", "create_connection"})),
     ("ssl.py", frozenset({"recv", "recv_into", "read"})),
     ("_backends/sync.py", frozenset({"read"})),
+    ("urllib3/util/connection.py", frozenset({"create_connection"})),
 )
 
 
@@ -51,7 +53,7 @@ def pooled_client(frame: Optional[FrameType], also: Tuple[str, ...] = ()) -> Opt
 
 
 def _socket_of(frame: FrameType) -> Optional[socket.socket]:
-    owner = frame.f_locals.get("self")
+    owner = frame.f_locals.get("self", frame.f_locals.get("sock"))
     found = owner if isinstance(owner, socket.socket) else getattr(owner, "_sock", None)
     return found if isinstance(found, socket.socket) else None
 

@@ -199,15 +199,13 @@ class GreenletRuntime(Runtime):
             self._call_soon(function)
 
     def pass_turn(self) -> None:
-        if not hasattr(self._loop, "iteration"):  # libuv would wait a whole millisecond
-            self._gevent.sleep(0)
-            return
-        # Not sleep(0): gevent runs fifty of those before it looks at a socket again.
-        timer = self._loop.timer(0)
+        # Not sleep(0): gevent runs fifty of those before it looks at a socket again. Nor a timer:
+        # older ones wait a millisecond for it. This comes back when every socket had its turn.
+        turn = self._loop.idle(priority=getattr(self._loop, "MAXPRI", None))
         try:
-            self._hub.wait(timer)
+            self._hub.wait(turn)
         finally:
-            timer.close()
+            turn.close()
 
     def when_blocked(self, function: Callable[[], Any]) -> None:
         # A bare greenlet started by the hub: a callback of the hub itself must not block, and

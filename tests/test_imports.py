@@ -91,5 +91,5 @@ def changed_by(statements: str, prelude: str = "") -> object:
 def test_importing_has_no_side_effect(module: str) -> None:
     """No thread, signal handler, open file, filter, hook or patch."""
     # What the import of somebody else's package does is not ours: those are loaded before.
-    changed = changed_by(f"import flask_llmstream{module}", prelude="import flask, requests, requests.adapters")
-    assert changed == {}
+    prelude = "import flask, requests, requests.adapters"
+    assert changed_by(f"import flask_llmstream{module}", prelude) == {}

@@ -117,7 +117,6 @@ class Answer:
 
     async def cut(self, reset: bool = False) -> None:
         """End the connection, and with it the script."""
-        await self.start()
         self._connection.end(reset)
         raise asyncio.CancelledError
 
@@ -203,6 +202,10 @@ class Connection(asyncio.Protocol):
         self._notice("closed", self.peer)
 
     def _next_request(self) -> None:
+        if not self._buffer[:1].isupper():
+            # TLS where it is not spoken, for example: no method begins like this.
+            self._transport.write(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")
+            return self.end()
         head, found, rest = self._buffer.partition(b"\r\n\r\n")
         if not found:
             return
@@ -235,5 +238,5 @@ class Connection(asyncio.Protocol):
         finally:
             self._task = None
         self._notice("completed", answer.exchange)
-        if not self._transport.is_closing():
+        if self._buffer and not self._transport.is_closing():
             self._next_request()

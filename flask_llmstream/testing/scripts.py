@@ -198,11 +198,15 @@ async def _for_ever() -> None:
     await asyncio.get_event_loop().create_future()
 
 
-def headers(fields: Mapping[str, str]) -> Step:
-    """Add response headers; with ``Content-Length`` the body is sent without chunking."""
+def headers(fields: Mapping[str, str], status: int = 200) -> Step:
+    """Add response headers; with ``Content-Length`` the body is sent without chunking.
+
+    :param status: of an answer whose body is streamed nevertheless.
+    """
 
     async def run(answer: Answer) -> None:
         answer.headers.update(fields)
+        answer.status = status
 
     return Step("headers(…)", run)
 
@@ -216,12 +220,12 @@ close_delimited = Step("close_delimited", _delimit_by_close)
 
 
 def cut() -> Step:
-    """Close the connection here and now (FIN), whatever is still missing."""
+    """Close the connection here and now (FIN), whatever is still missing, be it the status."""
     return Step("cut()", lambda answer: answer.cut())
 
 
 def reset() -> Step:
-    """Break the connection here and now (RST)."""
+    """Break the connection here and now (RST), whatever is still missing."""
     return Step("reset()", lambda answer: answer.cut(reset=True))
 
 

@@ -258,8 +258,8 @@ class ScriptedUpstream:
         exchange = answer.exchange
         try:
             if exchange.method == "GET" and exchange.path == "/stats":
-                script: Script = [status(200, json=self._stats())]
                 self._forget(exchange)
+                script: Script = [status(200, json=self._stats())]
             else:
                 script = self.script(exchange) if callable(self.script) else self.script
             for step in script:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import codecs
 import json
-from typing import Any, Dict, Iterable, Iterator
+from functools import partial
+from typing import Any, Dict, Iterator
 
 import requests
 
@@ -79,24 +80,24 @@ class _ResponseChat(ChatAnswer):
     """A chat answer that the application has asked for itself."""
 
     def __init__(self, response: requests.Response) -> None:
-        super().__init__(name_of(response.url or ""))
+        super().__init__(name_of(response.url or ""), partial(_sent, response.request))
         self._source = response
 
     def _open(self) -> None:
         self._accept(self._source)
 
-    def _sent(self) -> Iterable[str]:
-        request: Any = self._source.request
-        try:
-            messages = json.loads(request.body)["messages"]
-        except (AttributeError, KeyError, TypeError, ValueError):
-            messages = ()  # not made by requests, or not of this shape
-        headers: Any = getattr(request, "headers", {})
-        return [str(headers.get("Authorization", "")), *texts_in(messages)]
-
     def _let_go(self) -> None:
         super()._let_go()
         self._source.close()
+
+
+def _sent(request: Any) -> Iterator[str]:
+    """Yield what no message may quote."""
+    yield str(getattr(request, "headers", {}).get("Authorization", ""))
+    try:
+        yield from texts_in(json.loads(request.body)["messages"])
+    except (AttributeError, KeyError, TypeError, ValueError):
+        pass  # not made by requests, or not of this shape
 
 
 class _ResponseText(DeltaSource):

@@ -65,6 +65,11 @@ class DeltaSource:
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
+    def __del__(self) -> None:
+        # Dropped half read, outside of a stream: as with a file, the connection goes at once.
+        if not getattr(self, "_released", True):
+            self._release()
+
     def close(self) -> None:
         """End the call now; a ``next()`` that waits in another thread or greenlet stops.
 
@@ -108,20 +113,22 @@ class DeltaSource:
                 return self._pending.popleft()
         if self._failure is not None:
             self._failure.deltas_sent = self._received
-        failure, closed = self._failure, self._closed
-        self._failure = None
+        failure, self._failure = self._failure, None
+        complete = self._ended and failure is None
+        closed = self._closed
         reason = self._stream.cancelled if self._stream is not None else None
         self.close()
-        if failure is None or (closed and reason is None):
-            raise StopIteration
         try:
-            if reason is not None:
+            if not complete and reason is not None:
                 # On threads a cancellation arrives as a connection that breaks. It must not look
-                # like the provider's failure, which the application may answer in its own words.
+                # like the provider's failure, which the application may answer with words of its
+                # own, and still less like the end of a complete answer.
                 raise cancelled_because(reason)() from failure
+            if failure is None or closed:
+                raise StopIteration
             raise failure
         finally:
-            # Its traceback holds this frame: a cycle would keep the connection.
+            # Its traceback holds this frame: a cycle would keep the connection's pool.
             del failure
 
     def _start(self) -> None:

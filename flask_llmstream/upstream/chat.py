@@ -150,22 +150,20 @@ class ChatAnswer(DeltaSource):
     """The deltas of a chat answer that arrives over HTTP.
 
     :param name: what the provider is called in messages.
+    :param sent: texts of the request that no message may quote; asked for only when needed.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, sent: Callable[[], Iterable[str]] = tuple) -> None:
         super().__init__()
         self._name = name
-        self._decoder = ChatDecoder(name, self._sent)
+        self._sent = sent
+        self._decoder = ChatDecoder(name, sent)
         self._reader: Optional[BodyReader] = None
         self._patient = True
 
     def _open(self) -> None:
         """Get a response and :meth:`_accept` it."""
         raise NotImplementedError
-
-    def _sent(self) -> Iterable[str]:
-        """Return texts of the request that no message may quote."""
-        return ()
 
     def _accept(self, response: requests.Response, seconds: Optional[float] = None) -> None:
         """Read from *response*, if it is an answer that can be read.
@@ -223,8 +221,6 @@ class ChatAnswer(DeltaSource):
     def _let_go(self) -> None:
         if self._reader is not None:
             self._reader.close()
-        # The old one holds a method of ours: a cycle would keep the connection.
-        self._decoder = ChatDecoder(self._name)
 
     def _take_whole(self, reader: BodyReader, seconds: float) -> None:
         """Read an answer in one piece: the server does not stream."""
@@ -245,8 +241,9 @@ def _chunk_of(completion: Any) -> Dict[str, Any]:
         raise ValueError("not an object")
     if completion.get("error"):
         return completion
-    choices = completion.get("choices")
-    if not choices or not isinstance(choices, list) or not isinstance(choices[0].get("message"), dict):
-        raise ValueError("no message")
-    choice = {"delta": choices[0]["message"], "finish_reason": choices[0].get("finish_reason")}
-    return dict(completion, choices=[choice])
+    try:
+        choice = completion["choices"][0]
+        delta = {"delta": dict(choice["message"]), "finish_reason": choice.get("finish_reason")}
+    except (AttributeError, LookupError, TypeError, ValueError) as exc:
+        raise ValueError("no message") from exc
+    return dict(completion, choices=[delta])

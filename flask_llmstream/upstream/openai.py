@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+from functools import partial
 from typing import Any, Iterable, Iterator, Mapping, Optional, Tuple, Union
 from urllib.parse import urlsplit, urlunsplit
 
@@ -105,7 +106,7 @@ class OpenAIChat(ChatAnswer):
         session: Optional[requests.Session],
         headers: Optional[Mapping[str, str]],
     ) -> None:
-        super().__init__(name_of(url))
+        super().__init__(name_of(url), partial(_sent, key, body))
         self._url = url
         self._body = body
         self._key = key
@@ -142,10 +143,6 @@ class OpenAIChat(ChatAnswer):
             raise call_failed(exc, self._url) from exc
         self._accept(response, self._timeout[1])
 
-    def _sent(self) -> Iterator[str]:
-        yield self._key or ""
-        yield from texts_in(json.loads(self._body.decode())["messages"])
-
 
 class _KeyAuth(AuthBase):
     """Sends the key. Even without one it keeps requests from looking into ``~/.netrc``."""
@@ -157,6 +154,12 @@ class _KeyAuth(AuthBase):
         if self._key and "Authorization" not in request.headers:
             request.headers["Authorization"] = f"Bearer {self._key}"
         return request
+
+
+def _sent(key: Optional[str], body: bytes) -> Iterator[str]:
+    """Yield what no message may quote."""
+    yield key or ""
+    yield from texts_in(json.loads(body.decode())["messages"])
 
 
 def _address(base_url: Optional[str]) -> str:

@@ -179,3 +179,25 @@ def test_client_that_leaves_between_two_tokens_is_noticed(server: LiveServer) ->
             assert note["cleaned_up"] == note["started"] == 1
         upstream.wait_closed()
         assert not any(exchange.completed for exchange in upstream.exchanges)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_client_that_leaves_while_the_upstream_is_being_connected_to_is_noticed(
+    server: LiveServer, way: str
+) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        waiting = [socket.socket() for _ in range(3)]
+        for each in waiting:  # once its queue is full, the system drops what else would connect
+            each.setblocking(False)
+            each.connect_ex(listener.getsockname())
+        key = new_key()
+        url = "http://{}:{}/v1".format(*listener.getsockname())
+        reader = server.request(f"/relay/{way}", json={"key": key, "base_url": url})
+        note_when(server, key, lambda note: note["started"])
+        left_at = leave(reader, "FIN")
+        check_left(ended(server, key), "")
+        assert time.monotonic() - left_at < WORST
+        for each in waiting:
+            each.close()

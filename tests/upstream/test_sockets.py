@@ -86,7 +86,9 @@ def by_adapted_openai(url):
 
 def by_openai_stream_helper(url):
     client = client_of_openai(url)
-    helper = getattr(client.chat.completions, "stream", None) or client.beta.chat.completions.stream
+    helper = getattr(client.chat.completions, "stream", None)
+    if helper is None:
+        pytest.skip("this SDK is older than its stream helper")
     manager = helper(model="scripted", messages=MESSAGES)
     stream = manager.__enter__()
     return stream, iter(stream), lambda: (manager.__exit__(None, None, None), client.close())

@@ -5,7 +5,9 @@ from __future__ import annotations
 import select
 import time
 from collections import Counter
-from typing import Any, Callable, Counter as Counts, Dict, Iterator
+from typing import Any, Callable
+from typing import Counter as Counts
+from typing import Dict, Iterator
 
 from flask import Flask, jsonify, request
 

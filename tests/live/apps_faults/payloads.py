@@ -9,7 +9,15 @@ from typing import Any, Callable, Dict, Iterator, List
 
 from flask import Flask, request
 
-from flask_llmstream import Comment, Custom, Event, LLMStream, TextDelta, current_stream, stream_response
+from flask_llmstream import (
+    Comment,
+    Custom,
+    Event,
+    LLMStream,
+    TextDelta,
+    current_stream,
+    stream_response,
+)
 
 app = Flask(__name__)
 LLMStream(app, heartbeat_interval=0.01, status_hold=0.03, max_delay=0.02)
@@ -35,7 +43,7 @@ class Record:
     def text(self, largest: int = LARGEST) -> str:
         """Return the next text, which is to be sent."""
         chance = self.chance
-        size = chance.choice([chance.randint(0, 200)] * 5 + [chance.randint(0, 8000)] * 3 + [chance.randint(0, LARGEST)])
+        size = chance.randint(0, chance.choice([200] * 5 + [8000] * 3 + [LARGEST]))
         size = max(0, min(size, largest, self.left))
         start = chance.randint(0, 1000)
         text = _PLENTY[start : start + size]
@@ -83,6 +91,12 @@ def paced(record: Record) -> Iterator[Any]:
         record.pause(0.03)
 
 
+def late(record: Record) -> Iterator[Any]:
+    """Nothing for a while, so that the opening is not the source's doing."""
+    time.sleep(0.06)
+    yield from paced(record)
+
+
 def hot(record: Record) -> Iterator[Any]:
     """As fast as it can, blocking now and then in the middle of a burst."""
     while record.left > 0:
@@ -125,7 +139,8 @@ def everything(record: Record) -> Iterator[Any]:
     yield Comment("begin")
     while record.left > 0:
         way = record.chance.choice([paced, hot, sending, octets])
-        part = Record(record.chance.randint(0, 1 << 30), min(record.left, record.chance.randint(1, 60_000)))
+        budget = min(record.left, record.chance.randint(1, 60_000))
+        part = Record(record.chance.randint(0, 1 << 30), budget)
         part._hash, part.length, before = record._hash, record.length, part.left
         yield from way(part)
         record.length = part.length
@@ -134,7 +149,7 @@ def everything(record: Record) -> Iterator[Any]:
 
 
 _WAYS: Dict[str, Callable[[Record], Iterator[Any]]] = {
-    "paced": paced, "hot": hot, "sending": sending, "octets": octets, "everything": everything,
+    "paced": paced, "late": late, "hot": hot, "sending": sending, "octets": octets, "everything": everything,
 }
 
 
@@ -147,4 +162,5 @@ def payload(way: str, seed: int) -> Any:
         current_stream.flush()
         yield record.sums()
 
-    return stream_response(generate(), chunk=request.args.get("chunk"), padding=int(request.args.get("padding", 0)))
+    padding = int(request.args.get("padding", 0))
+    return stream_response(generate(), chunk=request.args.get("chunk"), padding=padding)

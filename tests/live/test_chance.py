@@ -1,0 +1,127 @@
+"""Ten thousand short streams whose clients leave when they like: each ends once, and alone."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import socket
+import struct
+import threading
+import time
+from collections import Counter
+from typing import Callable, List
+
+import pytest
+from asking import APPS, ask, events_of, text_of
+
+from flask_llmstream.testing import LiveServer, gunicorn_server, read_stream, send_request, wait_until
+
+pytestmark = [pytest.mark.live, pytest.mark.slow, pytest.mark.timeout(300)]
+
+#: What a client does: reads everything, reads everything with its own half closed, or leaves.
+PLANS = ["stay", "stay", "half-close", "FIN", "FIN", "RST", "RST"]
+
+
+class Clients:
+    """Clients that do what chance tells them, each one connection after the other."""
+
+    def __init__(self, server: LiveServer, total: int, at_once: int) -> None:
+        self.server = server
+        self.done: Counter[str] = Counter()
+        self.faults: List[str] = []
+        self._numbers = itertools.count()
+        self._total = total
+        self._lock = threading.Lock()
+        self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(at_once)]
+
+    def run(self, timeout: float) -> None:
+        deadline = time.monotonic() + timeout
+        for thread in self._threads:
+            thread.start()
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        assert not any(thread.is_alive() for thread in self._threads), (self.done, self.faults[:5])
+
+    def _run(self) -> None:
+        while len(self.faults) < 5:
+            with self._lock:
+                number = next(self._numbers)
+            if number >= self._total:
+                return
+            chance = random.Random(number)
+            plan = chance.choice(PLANS)
+            second = chance.choice(["", "", "pipelined", "follow-up"])
+            try:
+                self._visit(number, plan, second, chance)
+            except Exception as error:
+                self.faults.append(f"{number} {plan} {second}: {error!r}")
+            with self._lock:
+                self.done[plan] += 1
+                if second and plan in ("stay", "half-close"):
+                    self.done["second request"] += 1
+
+    def _visit(self, number: int, plan: str, second: str, chance: random.Random) -> None:
+        count = chance.randrange(7)
+        if plan == "half-close" and second:
+            second = "pipelined"
+        with self.server.connect() as sock:
+            send_request(sock, f"/few?key=s{number}&count={count}")
+            if second == "pipelined":
+                send_request(sock, f"/canary/{number}")
+            if plan in ("FIN", "RST"):
+                time.sleep(chance.random() * 0.012)
+                if plan == "RST":
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                return
+            if plan == "half-close":
+                sock.shutdown(socket.SHUT_WR)
+            answer = read_stream(sock, timeout=30)
+            body = answer.read()
+            assert answer.complete and answer.status == 200, body
+            assert text_of(body.partition(b"event:")[0]).split() == [f"s{number}.{n}" for n in range(count)]
+            assert [event.event for event in events_of(body)][count:] == ["done"], body
+            if second == "follow-up":
+                send_request(sock, f"/canary/{number}")
+            if second:
+                reply = read_stream(sock, timeout=30, buffered=answer.rest)
+                assert reply.status == 200 and reply.read() == f"canary {number}".encode()
+                assert reply.rest == b""
+
+
+def check(worker: str, total: int, at_once: int, noticed: Callable[[str], None]) -> None:
+    quiet = "accesslog = None\nkeepalive = 30"
+    with gunicorn_server(
+        APPS / "chance.py", worker=worker, threads=at_once + 4, config_lines=quiet
+    ) as server:
+        clients = Clients(server, total, at_once)
+        started_at = time.monotonic()
+        clients.run(timeout=240)
+        took = time.monotonic() - started_at
+        assert not clients.faults, clients.faults
+
+        def is_idle() -> bool:
+            counts = ask(server, "/counts")
+            return not any(counts[each] for each in ("streams", "bound", "running", "watched"))
+
+        wait_until(is_idle, 20.0, lambda: f"what is left over: {ask(server, '/counts')}")
+        totals = ask(server, "/totals")
+        canaries = ask(server, "/canaries")
+        noticed(
+            f"{total} streams in {took:.1f} s: {dict(clients.done)}, ends {totals['reasons']},"
+            f" {totals['started']} generators started, {canaries['ended']} second requests run"
+        )
+        assert totals["odd"] == {}
+        assert totals["notes"] == sum(totals["reasons"].values())
+        assert totals["notes"] >= total * 0.8, "most clients left before they were heard at all"
+        assert set(totals["reasons"]) == {"finish", "disconnect"}
+        assert canaries["begun"] == canaries["ended"] >= clients.done["second request"]
+        log = server.log()
+        assert "Traceback" not in log and "ERROR" not in log, log[-3000:]
+
+
+def test_ten_thousand_streams_on_gevent(noticed: Callable[[str], None]) -> None:
+    check("gevent", 10_000, 40, noticed)
+
+
+def test_three_thousand_streams_on_threads(noticed: Callable[[str], None]) -> None:
+    check("gthread", 3_000, 24, noticed)
