@@ -91,6 +91,8 @@ class BodyReader:
     def limit_silence(self, seconds: float) -> bool:
         """Wait at most *seconds* for each further piece, until the connection is given back.
 
+        The timeout that the request was made with counts where it is shorter.
+
         :returns: whether that is possible with this body.
         """
         sock = _socket(self._http)
@@ -98,7 +100,8 @@ class BodyReader:
             return False
         if self._timeout[0] is None:
             self._timeout = (sock, sock.gettimeout())
-        sock.settimeout(seconds)
+        allowed = self._timeout[1]
+        sock.settimeout(seconds if allowed is None else min(seconds, allowed))
         return True
 
     def take(self, seconds: float, size: int) -> bytes:
@@ -152,7 +155,9 @@ class BodyReader:
             self._left = http_response.length
             raw._init_decoder()
             self._inflate = raw._decoder
-            return self._decoded() if self._inflate is not None else self._arriving(_SIZE)
+            if self._inflate is not None:
+                return filter(None, self._decoded())  # a piece may unfold to nothing
+            return self._arriving(_SIZE)
         return _public_way(response)
 
     def _arriving(self, size: int) -> Iterator[bytes]:
@@ -190,16 +195,10 @@ class BodyReader:
         bounded = hasattr(inflate, "has_unconsumed_tail")
         try:
             for block in self._arriving(_COMPRESSED_SIZE):
-                piece = inflate.decompress(block, _SIZE) if bounded else inflate.decompress(block)
-                if piece:
-                    yield piece
+                yield inflate.decompress(block, _SIZE) if bounded else inflate.decompress(block)
                 while bounded and inflate.has_unconsumed_tail:
-                    piece = inflate.decompress(b"", _SIZE)
-                    if piece:
-                        yield piece
-            piece = inflate.flush()
-            if piece:
-                yield piece
+                    yield inflate.decompress(b"", _SIZE)
+            yield inflate.flush()
         except READ_ERRORS:
             raise
         except Exception as exc:  # zlib.error, brotli.error, ZstdError: one per codec

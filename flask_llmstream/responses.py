@@ -211,6 +211,8 @@ def stream_response(
 
 def _check_source(source: Any) -> None:
     if inspect.isasyncgen(source) or inspect.iscoroutine(source) or hasattr(source, "__aiter__"):
+        if inspect.iscoroutine(source):
+            source.close()  # or Python warns, somewhere else, that nobody has awaited it
         raise TypeError(
             f"a synchronous server cannot iterate {type(source).__name__}; yield from a plain"
             " generator instead"

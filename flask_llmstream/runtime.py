@@ -120,16 +120,26 @@ class Runtime:
         return _set_async_exception(task, exception)
 
     def unthrow(self, task: Any) -> None:
-        """Take back an exception that has not been raised yet."""
-        _set_async_exception(task, None)
+        """Take back an exception that has not been raised yet; only *task* itself may ask."""
+        # Not by setting NULL: CPython 3.11 then keeps its flag for pending exceptions, and spins
+        # for ever as soon as something traces. Another exception takes the place of the one that
+        # may be waiting, and comes at once.
+        try:
+            while _set_async_exception(task, _Drained):
+                time.sleep(0)
+        except _Drained:
+            pass
 
 
-def _set_async_exception(ident: int, exception: Optional[Type[BaseException]]) -> bool:
+class _Drained(BaseException):
+    """Takes the place of an exception that must not be raised any more."""
+
+
+def _set_async_exception(ident: int, exception: Type[BaseException]) -> bool:
     api = getattr(ctypes, "pythonapi", None)
     if api is None or not hasattr(api, "PyThreadState_SetAsyncExc"):  # pragma: no cover - PyPy
         return False
-    argument = None if exception is None else ctypes.py_object(exception)
-    return bool(api.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), argument))
+    return bool(api.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), ctypes.py_object(exception)))
 
 
 def shut_down(sock: Any) -> None:

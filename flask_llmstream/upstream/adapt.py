@@ -14,7 +14,7 @@ from typing import Any, Dict, Iterator
 
 import requests
 
-from flask_llmstream.exceptions import DecodeError, UpstreamError, UpstreamInterrupted
+from flask_llmstream.exceptions import DecodeError, UpstreamInterrupted
 from flask_llmstream.reading import READ_ERRORS, read_available
 from flask_llmstream.sansio.events import TextDelta
 from flask_llmstream.sansio.headers import essence
@@ -151,13 +151,11 @@ class _SDKChat(DeltaSource):
     @property
     def _name(self) -> str:
         response = getattr(self._source, "response", None) or getattr(self._source, "_response", None)
-        return name_of(str(getattr(response, "url", ""))) or "the openai SDK's stream"
+        return name_of(str(getattr(response, "url", "")))
 
     def _pull(self) -> None:
         try:
             chunk = next(self._iterator, None)
-        except UpstreamError:
-            raise
         except Exception as exc:
             mapped = foreign_error(exc, self._name, self._received)
             if mapped is None:

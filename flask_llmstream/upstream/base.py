@@ -67,7 +67,8 @@ class DeltaSource:
 
     def __del__(self) -> None:
         # Dropped half read, outside of a stream: as with a file, the connection goes at once.
-        if not getattr(self, "_released", True):
+        # What was adapted and never read still belongs to whoever opened it.
+        if not getattr(self, "_released", True) and self._started:
             self._release()
 
     def close(self) -> None:

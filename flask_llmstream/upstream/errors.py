@@ -44,6 +44,8 @@ _SPENT = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
 def name_of(url: str) -> str:
     """Return *url* without what may be secret in it: user, password, query and fragment."""
     parts = urlsplit(url)
+    if not parts.netloc:
+        return ":".join(filter(None, (parts.scheme, parts.path))) or "the provider"
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 

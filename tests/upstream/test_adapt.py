@@ -28,6 +28,7 @@ from flask_llmstream.testing.upstreams import (
     wait,
 )
 from flask_llmstream.upstream import adapt, openai_chat
+from flask_llmstream.upstream.foreign import foreign_error
 
 BODY = {"model": "m", "messages": [{"role": "user", "content": "Hello"}], "stream": True}
 PLAIN = headers({"Content-Type": "text/plain"})
@@ -234,6 +235,23 @@ def test_a_response_that_was_loaded(post):
     assert list(post(PLAIN, raw(b"a"), stream=False)) == [TextDelta("a")]
 
 
+@pytest.mark.parametrize("body", [None, b"no json", b"[]", b"{}", iter([b"{}"])])
+def test_a_response_to_a_request_of_another_shape(upstream, body):
+    upstream.script = [status(400)]
+    url = upstream.url + "/chat/completions"
+    response = requests.request("POST", url, data=body, stream=True)
+    _, error = failure(adapt(response))
+    assert error.code == "upstream_rejected"
+
+
+def test_a_response_without_a_request(post):
+    """As test doubles make them."""
+    source = post(status(400))
+    source._source.request = None
+    _, error = failure(adapt(source._source))
+    assert error.code == "upstream_rejected"
+
+
 def test_the_sdks_stream_helper(client, upstream):
     upstream.script = [tokens("a", "b"), done()]
     helper = getattr(client.chat.completions, "stream", None)
@@ -304,6 +322,96 @@ def test_what_an_iterable_has_ready_is_passed_on(upstream):
     assert source.ready == 0
 
 
+@pytest.fixture
+def foreign(openai):
+    """Return a function that makes the SDK's exceptions as it makes them itself."""
+    try:
+        import httpx2 as httpx
+    except ImportError:  # openai 1 and 2
+        import httpx
+    request = httpx.Request("POST", "http://host/v1/chat/completions")
+
+    def foreign(name, **details):
+        if name in ("APIConnectionError", "APITimeoutError"):
+            return getattr(openai, name)(request=request)
+        if name == "APIError":
+            return openai.APIError("it broke", request, body=details["body"])
+        if name == "APIStatusError":
+            headers = {"retry-after": "4"}
+            response = httpx.Response(429, headers=headers, request=request)
+            return openai.RateLimitError("slow down", response=response, body=details["body"])
+        return getattr(httpx, name)("it broke")
+
+    return foreign
+
+
+@pytest.mark.parametrize(
+    "name, details, expected",
+    [
+        ("APIConnectionError", {}, ("upstream_interrupted", True)),
+        ("APITimeoutError", {}, ("upstream_timeout", True)),
+        ("APIError", {"body": {"message": "x", "code": "server_error"}}, ("upstream_unavailable", True)),
+        ("APIError", {"body": None}, ("upstream_error", False)),
+        ("APIStatusError", {"body": {"message": "slow down"}}, ("upstream_rate_limited", True)),
+        ("APIStatusError", {"body": None}, ("upstream_rate_limited", True)),
+        ("ReadTimeout", {}, ("upstream_timeout", True)),
+        ("RemoteProtocolError", {}, ("upstream_interrupted", True)),
+    ],
+)
+def test_errors_of_the_sdk_and_of_its_http_library(foreign, name, details, expected):
+    error = foreign(name, **details)
+    mapped = foreign_error(error, "it", 3)
+    assert (mapped.code, mapped.retryable) == expected
+    assert mapped.original_error is error
+    if name == "APIStatusError":
+        assert (mapped.status, mapped.retry_after) == (429, 4.0)
+
+
+def test_errors_of_the_system_below_an_sdk():
+    assert foreign_error(ConnectionResetError(), "it", 0).code == "upstream_interrupted"
+    assert foreign_error(KeyError("a bug"), "it", 0) is None
+
+
+def test_a_fault_of_the_sdk_is_not_hidden(sdk):
+    source = sdk(tokens("a"), silence())
+    assert next(source) == TextDelta("a")
+
+    def broken(*_):
+        raise ZeroDivisionError
+
+    source._iterator = iter(broken, None)
+    with pytest.raises(ZeroDivisionError):
+        next(source)
+    assert source.closed
+
+
+def test_a_chunk_that_is_not_valid(sdk):
+    received, error = failure(sdk(tokens("a"), wait(0.05), chunk({"choices": [{"delta": {"content": 7}}]})))
+    assert received == [TextDelta("a")]
+    assert error.code == "upstream_invalid"
+
+
+def test_chunks_on_pydantic_1(sdk):
+    """Its models know no argument to keep quiet."""
+
+    class Chunk:
+        choices = ()
+
+        def model_dump(self):
+            return {"choices": [{"delta": {"content": "a"}, "finish_reason": "stop"}]}
+
+    source = sdk(silence())
+    source._iterator = iter([Chunk()])
+    assert list(source) == [TextDelta("a"), Finish("stop")]
+
+
+def test_a_stream_of_another_sdk_is_refused():
+    """Its items would be nothing that a wire format knows."""
+    stream = type("Stream", (), {"__module__": "anthropic._streaming", "__iter__": iter, "close": id})()
+    with pytest.raises(TypeError, match="anthropic._streaming.Stream"):
+        adapt(stream)
+
+
 def test_our_own_sources_need_no_adapting(upstream):
     call = openai_chat("m", BODY["messages"], base_url=upstream.url)
     assert adapt(call) is call
@@ -344,6 +452,13 @@ def test_a_response_of_httpx_is_refused_with_a_way_out():
 def test_ndjson_is_refused(post):
     with pytest.raises(ValueError, match="ndjson"):
         post(headers({"Content-Type": "application/x-ndjson"}), raw(b"{}\n"))
+
+
+def test_what_was_adapted_and_never_read_is_left_alone_when_the_source_is_dropped(upstream):
+    response = requests.get(upstream.url, stream=True)
+    adapt(response)
+    assert b"Hello" in next(response.iter_content(None))
+    response.close()
 
 
 def test_no_sdk_is_imported_to_recognise_one():

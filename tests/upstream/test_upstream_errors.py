@@ -32,6 +32,7 @@ from flask_llmstream.testing.upstreams import (
     wait,
 )
 from flask_llmstream.upstream import openai_chat
+from flask_llmstream.upstream.chat import ChatDecoder
 from flask_llmstream.upstream.errors import call_failed, is_timeout, name_of, read_failed, refused, scrub
 
 MESSAGES = [{"role": "user", "content": "Hello"}]
@@ -122,7 +123,7 @@ def test_a_refusal_whose_body_never_comes(ask, upstream, monkeypatch):
 
 @pytest.mark.parametrize(
     "kind, shown",
-    [("text/html; charset=utf-8", "text/html"), ("TEXT/PLAIN", "text/plain"), ("application/x-ndjson", "ndjson")],
+    [("text/html; charset=utf-8", "text/html"), ("TEXT/PLAIN", "text/plain"), ("a/x-ndjson", "ndjson")],
 )
 def test_another_content_type_is_not_read(ask, upstream, kind, shown):
     page = b"<html><title>Welcome</title></html>"
@@ -274,9 +275,17 @@ def test_a_character_cut_between_two_pieces_is_whole(ask, cut_at):
 
 
 def test_invalid_utf8_that_begins_in_the_piece_before(ask):
-    script = [raw(b'data: {"choices":[{"delta":{"content":"\xf0\x9f'), wait(0.05), raw(b'"}}]}\n\n'), silence()]
-    _, error = failure(ask(*script))
+    first, second = b'data: {"choices":[{"delta":{"content":"\xf0\x9f', b'"}}]}\n\n'
+    _, error = failure(ask(raw(first), wait(0.05), raw(second), silence()))
     assert error.code == "upstream_invalid"
+
+
+def test_an_endless_line_behind_a_good_event_in_the_same_piece():
+    """The event is handed out first; the end of the body must not hide the fault."""
+    decoder = ChatDecoder("it")
+    event = b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n'
+    assert decoder.feed(event + b"data: " + b"x" * 1_100_000) == ([TextDelta("a")], None)
+    assert decoder.flush().code == "upstream_invalid"
 
 
 def test_an_endless_line_is_cut_off():
@@ -325,13 +334,17 @@ def test_an_error_inside_the_stream(ask, upstream, body, expected):
 SECRET = "The merger with Example Corp will be announced on Friday, tell nobody about it."
 
 
+def says(message):
+    return status(400, json={"error": {"message": message}})
+
+
 @pytest.mark.parametrize(
     "answer",
     [
-        pytest.param(status(401, json={"error": {"message": "Incorrect API key provided: sk-12345678"}}), id="key"),
-        pytest.param(status(400, json={"error": {"message": f"cannot read: {SECRET}"}}), id="prompt"),
-        pytest.param(status(400, json={"error": {"message": f"cannot read {SECRET[8:40]}…"}}), id="half-a-prompt"),
-        pytest.param(status(422, json={"detail": [{"loc": ["body"], "msg": "bad", "input": SECRET}]}), id="detail"),
+        pytest.param(says("Incorrect API key provided: sk-12345678"), id="key"),
+        pytest.param(says(f"cannot read: {SECRET}"), id="prompt"),
+        pytest.param(says(f"cannot read {SECRET[8:40]}…"), id="half-a-prompt"),
+        pytest.param(status(422, json={"detail": [{"msg": "bad", "input": SECRET}]}), id="detail"),
         pytest.param(status(500, body=f"<title>Error</title><pre>{SECRET}</pre>".encode()), id="page"),
         pytest.param(status(500, body=f"error in {SECRET}".encode()), id="text"),
         pytest.param(chunk({"error": {"message": f"bad: {SECRET} sk-12345678"}}), id="inside-the-stream"),
@@ -427,8 +440,17 @@ def test_what_ended_a_call():
     assert read_failed(ConnectionResetError(104, "Connection reset by peer"), "http://h/", 3).deltas_sent == 3
 
 
-def test_a_name_holds_no_secret():
-    assert name_of("https://user:password@host:8443/v1?key=1#x") == "https://host:8443/v1"
+@pytest.mark.parametrize(
+    "url, name",
+    [
+        ("https://user:password@host:8443/v1?key=1#x", "https://host:8443/v1"),
+        ("localhost:8080?key=1", "localhost:8080"),
+        ("/v1", "/v1"),
+        ("", "the provider"),
+    ],
+)
+def test_a_name_holds_no_secret(url, name):
+    assert name_of(url) == name
 
 
 def test_errors_carry_their_cause(ask):

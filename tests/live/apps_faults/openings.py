@@ -16,7 +16,7 @@ from flask_llmstream import LLMStream, UpstreamError, current_stream, stream_res
 HOLD = 0.04
 
 app = Flask(__name__)
-LLMStream(app, status_hold=HOLD, heartbeat_interval=0.01, max_delay=HOLD)
+LLMStream(app, status_hold=HOLD, heartbeat_interval=0.01, max_delay=HOLD / 2)
 
 #: What has happened, by name of the stream.
 begun: Counts[str] = Counter()
@@ -60,12 +60,18 @@ def _empty() -> Iterator[Any]:
 def _held() -> Iterator[Any]:
     # A chunker holds it, and max_delay ends when the next item comes.
     yield "it"
-    time.sleep(HOLD)
+    time.sleep(HOLD / 2)
     yield "em\n"
+
+
+def _held_and_fail() -> Iterator[Any]:
+    yield "item"
+    yield from _fail()
 
 
 _OUTCOMES: Dict[str, Callable[[], Iterator[Any]]] = {
     "item": _item, "two": _two, "send": _send, "fail": _fail, "crash": _crash, "empty": _empty, "held": _held,
+    "held-and-fail": _held_and_fail,
 }
 
 
@@ -82,7 +88,7 @@ def first(outcome: str, name: str) -> Any:
         finally:
             cleaned[name] += 1
 
-    return stream_response(generate(), chunk="line" if outcome == "held" else None)
+    return stream_response(generate(), chunk="line" if "held" in outcome else None)
 
 
 @app.route("/counts")
