@@ -119,13 +119,13 @@ class Runtime:
         """
         return _set_async_exception(task, exception)
 
-    def unthrow(self, task: Any) -> None:
-        """Take back an exception that has not been raised yet; only *task* itself may ask."""
+    def unthrow(self) -> None:
+        """Take back what was to be raised in this thread and has not been raised yet."""
         # Not by setting NULL: CPython 3.11 then keeps its flag for pending exceptions, and spins
         # for ever as soon as something traces. Another exception takes the place of the one that
         # may be waiting, and comes at once.
         try:
-            while _set_async_exception(task, _Drained):
+            while _set_async_exception(threading.get_ident(), _Drained):
                 time.sleep(0)
         except _Drained:
             pass
@@ -231,7 +231,7 @@ class GreenletRuntime(Runtime):
         task.throw(exception())
         return True
 
-    def unthrow(self, task: Any) -> None:
+    def unthrow(self) -> None:
         """Nothing is ever pending: :meth:`throw` has raised when it returns."""
 
 

@@ -442,7 +442,7 @@ class Stream(Control):
     def _unthrow(self) -> None:
         """Out of the source: what was set to be raised there must not be raised here."""
         if self._cancellation is not None and self._cancellation.thrown:
-            self._runtime.unthrow(self.task)
+            self._runtime.unthrow()
 
     def _over(self, reason: str) -> None:
         """Give back everything and tell whoever wants to know; the only way to be over."""

@@ -80,7 +80,7 @@ def build_wheel() -> Path:
     with tempfile.TemporaryDirectory() as scratch:
         source = Path(scratch) / "source"
         shutil.copytree(ROOT, source, ignore=_not_source)
-        target = VENVS / "wheel"
+        target = VENVS / "dist"
         shutil.rmtree(target, ignore_errors=True)
         run([sys.executable, "-m", "build", "--wheel", "--outdir", target, source], quiet=True)
     (wheel,) = target.glob("*.whl")

@@ -32,6 +32,13 @@ def server(request: Any) -> Iterator[LiveServer]:
 keeping = pytest.mark.parametrize("server", ["gevent", "gthread"], indirect=True)
 
 
+def skip_where_pipelining_fails(server: LiveServer) -> None:
+    """Old gthread workers forget a request that came together with the one before."""
+    both = request_bytes("/plain/a", headers=KEEP) + request_bytes("/plain/b")
+    if not parse_answer(exchange(server, both)).rest:
+        pytest.skip("this gunicorn does not answer pipelined requests to plain views either")
+
+
 def exchange(server: LiveServer, data: bytes) -> bytes:
     with contextlib.closing(server.connect()) as sock:
         sock.sendall(data)
@@ -93,6 +100,7 @@ def test_head_answers_headers_and_starts_nothing(server: LiveServer) -> None:
 @keeping
 def test_pipelined_requests_are_answered_one_after_the_other(server: LiveServer) -> None:
     """A request that waits on the connection is neither eaten nor taken for a departure."""
+    skip_where_pipelining_fails(server)
     paths = ["/short/p1", "/plain/p2", "/refused", "/short/p3", "/broken", "/plain/p4", "/short/p5"]
     requests = [request_bytes(path, headers=KEEP) for path in paths]
     requests.append(request_bytes("/short/last"))
@@ -114,6 +122,7 @@ def test_pipelined_requests_are_answered_one_after_the_other(server: LiveServer)
 
 @keeping
 def test_connection_serves_on_after_a_head_request(server: LiveServer) -> None:
+    skip_where_pipelining_fails(server)
     data = request_bytes("/short/any", method="HEAD", headers=KEEP) + request_bytes("/plain/next")
     first = parse_answer(exchange(server, data), head=True)
     assert json.loads(parse_answer(first.rest).body.decode()) == {"name": "next"}
