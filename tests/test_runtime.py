@@ -240,7 +240,7 @@ def test_exception_that_was_not_raised_yet_can_be_taken_back() -> None:
     runtime = Runtime()
     ready, thrown = threading.Event(), threading.Lock()
     thrown.acquire()
-    raised: List[BaseException] = []
+    raised: List[str] = []
 
     def run() -> None:
         try:
@@ -249,8 +249,13 @@ def test_exception_that_was_not_raised_yet_can_be_taken_back() -> None:
                 thrown.acquire()
             finally:
                 runtime.unthrow()
-        except StreamCancelled as error:
-            raised.append(error)
+        except StreamCancelled:
+            raised.append("in time")
+        try:
+            for _ in range(10_000):
+                str()
+        except BaseException:
+            raised.append("afterwards")
 
     thread = threading.Thread(target=run)
     thread.start()
@@ -259,20 +264,7 @@ def test_exception_that_was_not_raised_yet_can_be_taken_back() -> None:
     thrown.release()
     thread.join(10)
     assert not thread.is_alive()
-    assert len(raised) <= 1  # it comes before, or not at all: never after
-
-
-@pytest.mark.parametrize("traced", [False, True])
-def test_taking_back_leaves_nothing_behind(traced: bool) -> None:
-    """CPython 3.11 used to spin for ever under a tracer."""
-    before = sys.gettrace()
-    if traced:
-        sys.settrace(lambda frame, event, argument: None)
-    try:
-        for _ in range(100):
-            Runtime().unthrow()
-    finally:
-        sys.settrace(before)
+    assert "afterwards" not in raised
 
 
 def test_thread_that_is_no_more_cannot_be_interrupted() -> None:
