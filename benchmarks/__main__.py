@@ -14,7 +14,7 @@ from benchmarks.report import Report
 
 #: Enough to see that everything works, and too little to mean anything.
 _QUICK = Sizes(
-    rounds=1, paced_streams=10, paced_seconds=0.3, hot_streams=2, hot_tokens=200, relay_streams=2,
+    rounds=1, paced_streams=10, paced_rounds=1, hot_streams=2, hot_tokens=200, relay_streams=2,
     relay_tokens=64, single_tokens=10, idle_streams=100, idle_rounds=1, first_bytes=5,
 )
 
@@ -25,7 +25,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     parser.add_argument("cases", nargs="*", metavar="case", help="only these cases; see --list")
     parser.add_argument("--list", action="store_true", help="name the cases and exit")
     parser.add_argument("--quick", action="store_true", help="a smoke test: tiny sizes, no meaning")
-    parser.add_argument("--rounds", type=int, help="rounds of each case (default: 5)")
+    parser.add_argument("--rounds", type=int, help="rounds of each case (default: as many as each needs)")
     parser.add_argument("--json", metavar="FILE", help="write all figures to this file")
     parser.add_argument("--check", action="store_true", help="fail where a ratio misses its target")
     options = parser.parse_args(argv)
@@ -40,7 +40,9 @@ def main(argv: Optional[List[str]] = None) -> int:
 
     sizes = _QUICK if options.quick else Sizes()
     if options.rounds:
-        sizes = sizes._replace(rounds=options.rounds, idle_rounds=options.rounds)
+        sizes = sizes._replace(
+            rounds=options.rounds, paced_rounds=options.rounds, idle_rounds=options.rounds
+        )
     pin_clients()
     report = Report(sizes)
     with upstream() as url, contenders(url) as found:

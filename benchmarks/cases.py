@@ -6,6 +6,7 @@ import statistics
 import time
 from typing import Callable, Dict, List, NamedTuple, Optional
 
+from benchmarks.apps.work import TURN
 from benchmarks.contenders import Contender, contenders
 from benchmarks.load import Load, first_byte
 
@@ -17,11 +18,11 @@ Figures = Dict[str, List[float]]
 class Sizes(NamedTuple):
     """How much work is done."""
 
-    rounds: int = 5
-    #: Streams at a steady rate, and for how many seconds they are watched.
+    rounds: int = 15
+    #: Streams at a steady rate, their events per second, and how often each contender has its turn.
     paced_streams: int = 200
     paced_rate: float = 50.0
-    paced_seconds: float = 3.0
+    paced_rounds: int = 30
     #: Streams that never block, and the tokens of each.
     hot_streams: int = 20
     hot_tokens: int = 3000
@@ -73,24 +74,28 @@ def _complete(load: Load, seconds: float, what: str) -> None:
 
 
 def _paced(found: List[Contender], sizes: Sizes, upstream: str) -> Figures:
-    def measure(each: Contender) -> float:
-        count, rate = sizes.paced_streams, sizes.paced_rate
-        with Load() as load:
-            load.open(
-                each.server.address,
-                [each.target(f"/paced?rate={rate}&phase={n / count}") for n in range(count)],
-            )
-            load.run(1.0)
-            cpu, events, begun = each.cpu(), load.events, time.monotonic()
-            load.run(sizes.paced_seconds)
-            cpu, events = each.cpu() - cpu, load.events - events
-            expected = count * rate * (time.monotonic() - begun)
-            if len(load) < count or events < expected / 2:
-                raise RuntimeError(f"{each.name}: {events} events of {expected:.0f}, {len(load)} streams left")
+    count, rate = sizes.paced_streams, sizes.paced_rate
+    figures: Figures = {each.name: [] for each in found}
+    with Load() as load:
+        for turn, each in enumerate(found):
+            clocks = [f"{rate},{number / count},{turn},{len(found)}" for number in range(count)]
+            targets = [each.target(f"/paced?clock={clock}") for clock in clocks]
+            load.open(each.server.address, targets, each.name)
+        seconds = TURN * len(found)
+        load.run(2 * seconds)
+        for _ in range(sizes.paced_rounds):
+            before = [(each.cpu(), load.events[each.name]) for each in found]
+            load.run(seconds)
+            for each, (cpu, events) in zip(found, before):
+                cpu, events = each.cpu() - cpu, load.events[each.name] - events
+                if events < count * rate * TURN / 2:
+                    raise RuntimeError(f"{each.name} sent {events} events in its turn, which is too few")
+                figures[each.name].append(cpu / events * 1e6)
+        if len(load) != count * len(found):
+            raise RuntimeError(f"of {count * len(found)} streams {len(load)} are left")
+    for each in found:
         _settle(each)
-        return cpu / events * 1e6
-
-    return _in_turns(found, sizes.rounds, measure)
+    return figures
 
 
 def _settle(each: Contender) -> None:
@@ -113,9 +118,9 @@ def _to_the_end(path: Callable[[Sizes], str], streams: str, tokens: str) -> Call
             with Load() as load:
                 load.open(each.server.address, [each.target(path(sizes))] * count)
                 _complete(load, 120, each.name)
-            cpu = each.cpu() - cpu
-            if not count * length <= load.events <= count * (length + 2):
-                raise RuntimeError(f"{each.name} sent {load.events} events, expected {count * length}")
+            cpu, events = each.cpu() - cpu, load.events[""]
+            if not count * length <= events <= count * (length + 2):
+                raise RuntimeError(f"{each.name} sent {events} events, expected {count * length}")
             return cpu / (count * length) * 1e6
 
         return _in_turns(found, sizes.rounds, measure)
@@ -131,15 +136,15 @@ def _memory(found: List[Contender], sizes: Sizes, upstream: str) -> Figures:
             # A new server each time: memory that was used once does not go back to the system.
             with contenders(upstream, [name]) as (each,), Load() as load:
                 load.open(each.server.address, [each.target("/idle")] * 10)
-                load.run_until(lambda: load.events >= 10, 30)
+                load.run_until(lambda: load.events[""] >= 10, 30)
                 load.close()
                 _settle(each)
-                before, seen = each.memory(), load.events
+                before, seen = each.memory(), 10
                 for _ in range(0, sizes.idle_streams, 100):
                     load.open(each.server.address, [each.target("/idle")] * 100)
                     seen += 100
-                    if not load.run_until(lambda: load.events >= seen, 30):
-                        raise RuntimeError(f"{name}: {load.events} of {seen} idle streams began")
+                    if not load.run_until(lambda: load.events[""] >= seen, 30):
+                        raise RuntimeError(f"{name}: {load.events['']} of {seen} idle streams began")
                 figures[name].append((each.memory() - before) / len(load) / 1024)
     return figures
 
@@ -165,7 +170,7 @@ def _left(each: Contender, sizes: Sizes, quantile: float) -> float:
     known = len(each.ask("/closings"))
     with Load() as load:
         load.open(each.server.address, [each.target("/idle")] * sizes.idle_streams)
-        load.run_until(lambda: load.events >= sizes.idle_streams, 30)
+        load.run_until(lambda: load.events[""] >= sizes.idle_streams, 30)
         left = time.monotonic()
         load.close()
     for _ in range(20):

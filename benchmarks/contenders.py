@@ -9,22 +9,27 @@ import subprocess
 import sys
 import urllib.request
 from pathlib import Path
-from typing import Any, Iterator, List, Optional
+from typing import Any, Iterator, List, Sequence
 
 from flask_llmstream.testing import LiveServer, gunicorn_server
 
-__all__ = ["Contender", "contenders", "pin_clients", "upstream"]
+__all__ = ["NAMES", "Contender", "contenders", "pin_clients", "upstream"]
 
 _ROOT = Path(__file__).resolve().parent.parent
 _CORES = sorted(os.sched_getaffinity(0))
 _GUNICORN = "worker_connections = 20000\nbacklog = 2048\naccesslog = None\n"
 
+#: The contenders, by the names that the report has for them, and their apps.
+_APPS = {"bare": "bare", "bare again": "bare", "bare + context": "bare", "ours": "ours"}
+_QUERIES = {"bare + context": "context=1"}
+NAMES = tuple(_APPS)
+
 
 class Contender:
-    """One app on one server.
+    """One app on a server of its own.
 
     :param name: how it is called in the report.
-    :param server: where it runs; others may run there too, at other times.
+    :param server: where it runs.
     :param query: what its requests carry in addition.
     """
 
@@ -62,27 +67,19 @@ class Contender:
 
 
 @contextlib.contextmanager
-def contenders(upstream_url: str, names: Optional[List[str]] = None) -> Iterator[List[Contender]]:
-    """Start the servers of the contenders called *names*, all of them by default."""
+def contenders(upstream_url: str, names: Sequence[str] = NAMES) -> Iterator[List[Contender]]:
+    """Start a server for each of the contenders called *names*, all of them by default."""
     with contextlib.ExitStack() as stack:
 
         def start(app: str) -> LiveServer:
-            environment = {"BENCHMARK_UPSTREAM": upstream_url, "COVERAGE_PROCESS_START": None}
-            server = stack.enter_context(
-                gunicorn_server(f"benchmarks.apps.{app}:app", cwd=_ROOT, config_lines=_GUNICORN, env=environment)
-            )
+            server = stack.enter_context(gunicorn_server(
+                f"benchmarks.apps.{app}:app", cwd=_ROOT, config_lines=_GUNICORN,
+                env={"BENCHMARK_UPSTREAM": upstream_url},
+            ))
             os.sched_setaffinity(server.worker_pids()[0], {_CORES[0]})
             return server
 
-        found: List[Contender] = []
-        if names is None or "bare" in names or "bare + context" in names:
-            server = start("bare")
-            found += [Contender("bare", server), Contender("bare + context", server, "context=1")]
-        if names is None or "bare again" in names:
-            found.append(Contender("bare again", start("bare")))
-        if names is None or "ours" in names:
-            found.append(Contender("ours", start("ours")))
-        yield [each for each in found if names is None or each.name in names]
+        yield [Contender(name, start(_APPS[name]), _QUERIES.get(name, "")) for name in names]
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import select
 import socket
 import time
+from collections import Counter
 from typing import Callable, Dict, List, Tuple
 
 __all__ = ["Load", "first_byte"]
@@ -18,12 +19,11 @@ class Load:
     """Many streams of one server. As a context manager it closes what is left."""
 
     def __init__(self) -> None:
-        #: Events that have arrived.
-        self.events = 0
-        #: Bytes that have arrived, HTTP included.
-        self.received = 0
+        #: Events that have arrived, by the group that their streams were opened in.
+        self.events: Counter[str] = Counter()
         self._epoll = select.epoll()
         self._open: Dict[int, socket.socket] = {}
+        self._group: Dict[int, str] = {}
         self._half: Dict[int, bool] = {}
 
     def __len__(self) -> int:
@@ -36,13 +36,14 @@ class Load:
         self.close()
         self._epoll.close()
 
-    def open(self, address: Address, targets: List[str]) -> None:
+    def open(self, address: Address, targets: List[str], group: str = "") -> None:
         """Send one request for each of *targets*, on a connection of its own."""
         for target in targets:
             sock = socket.create_connection(address, 30)
             sock.sendall((_REQUEST % target).encode())
             sock.setblocking(False)
             self._open[sock.fileno()] = sock
+            self._group[sock.fileno()] = group
             self._half[sock.fileno()] = False
             self._epoll.register(sock.fileno(), select.EPOLLIN)
 
@@ -75,14 +76,11 @@ class Load:
         if not data:
             self._open.pop(fd).close()
             return
-        self.received += len(data)
         # An event ends with an empty line, and nothing else in these answers has LF LF.
-        self.events += data.count(b"\n\n")
-        if self._half[fd] and data[:1] == b"\n":
-            self.events += 1
-            self._half[fd] = False
-            data = data[1:]
-        self._half[fd] = data[-1:] == b"\n" and data[-2:] != b"\n\n" if data else False
+        if self._half[fd]:
+            data = b"\n" + data
+        self.events[self._group[fd]] += data.count(b"\n\n")
+        self._half[fd] = data[-1:] == b"\n" and data[-2:] != b"\n\n"
 
 
 def first_byte(address: Address, target: str) -> float:

@@ -19,7 +19,7 @@ from typing import Any, List, Optional, Tuple
 
 from flask_llmstream.blocked import pooled_client, reading_socket, waiting_socket
 from flask_llmstream.exceptions import cancelled_because
-from flask_llmstream.runtime import Runtime, shut_down
+from flask_llmstream.runtime import Runtime
 from flask_llmstream.upstream.sockets import sever
 
 try:
@@ -127,10 +127,10 @@ class Cancellation:
         pooled = self._is_pooled(frame, now)
         if pooled is None:
             return
-        if pooled:
-            shut_down(waiting_socket(frame))
         self._count()
-        self._runtime.throw(self._producer.task, cancelled_because(self.reason))
+        # What goes back to a pool with half a reply in it must be dead.
+        broken = waiting_socket(frame) if pooled else None
+        self._runtime.throw(self._producer.task, cancelled_because(self.reason), broken)
 
     def _shoot(self) -> None:
         now = self._runtime.now()
@@ -141,8 +141,7 @@ class Cancellation:
         sock = reading_socket(frame)
         if sock is not None:
             self._count()
-            self._runtime.throw(self._producer.task, cancelled_because(self.reason))
-            shut_down(sock)
+            self._runtime.throw(self._producer.task, cancelled_because(self.reason), sock)
         elif not self.thrown:
             # Not provably in a read: an exception might land in clean-up code. What the stream
             # owns alone can be broken all the same; whoever reads it next will notice.

@@ -93,7 +93,7 @@ class Control(Outlet):
             return self.cancel("timeout")
         if now >= self._leave_at:
             return self.cancel("disconnect")
-        if not self.wire.acquire(False):
+        if not self._in_source or not self._seize():
             # The request side is writing: that is as good as a heartbeat.
             return max(self._next_due(), now + 0.02)
         written: Optional[bool] = True
@@ -218,7 +218,7 @@ class Control(Outlet):
             raise RuntimeError("nothing can be sent: the stream is over")
         written = True
         self._sending = True
-        self.wire.acquire()
+        self._seize(wait=True)
         try:
             if frame and not self._gone:
                 self._frames.append(frame)

@@ -2,7 +2,7 @@
 
 The request side returns them to the server from ``__next__``; while its source blocks, the ticker
 or a greenlet that the hub starts writes them through the server's own ``write()``. The lock
-``wire`` keeps the two apart: the request side holds it whenever it is not inside its source.
+``wire`` keeps the two apart; :mod:`flask_llmstream.stream` says how.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from flask_llmstream.runtime import Runtime
 from flask_llmstream.sansio.events import Finish, TextDelta, Usage
 from flask_llmstream.settings import Settings
 
-__all__ = ["NEVER", "Outlet"]
+__all__ = ["NEVER", "Outlet", "find_ready"]
 
 _log = logging.getLogger("flask_llmstream.stream")
 
@@ -79,6 +79,7 @@ class Outlet:
         """Send status and headers; return *data*, behind the padding where it is wanted."""
         self._writer = self._start_response(self._status, self._headers)
         self._opened = True
+        del self._start_response, self._headers  # an idle stream should be small
         interval = self._settings.heartbeat_interval
         if interval:
             # The ticker may have been told to come when the hold ends, and no earlier.
@@ -150,6 +151,18 @@ class Outlet:
             return b""
 
     # -- while the source blocks -----------------------------------------------------------
+
+    def _seize(self, wait: bool = False) -> bool:
+        """Get the wire; return whether that worked.
+
+        :param wait: wait for whoever has it.
+        """
+        wire = self.wire
+        if wire is None:
+            # Only on gevent, where most streams never need one; see Stream._begin().
+            wire = self.wire = self._runtime.lock()
+        got: bool = wire.acquire(wait)
+        return got
 
     def _can_write(self) -> bool:
         return self._peer.can_write and not self._gone
@@ -227,10 +240,20 @@ class Outlet:
             frames.append(data)
         return True
 
+    def _arm(self) -> None:
+        """Have what is gathered by then sent as soon as the source blocks."""
+        if not self._armed:
+            self._armed = True
+            self._runtime.when_blocked(self._flush_blocked, self._disarm)
+
+    def _disarm(self) -> bool:
+        """Take back :meth:`_arm`; return whether there is something to send."""
+        self._armed = False
+        return bool(self._frames) and self._in_source
+
     def _flush_blocked(self) -> None:
         """Send what was gathered: the source has blocked."""
-        self._armed = False
-        if not self._frames or not self.wire.acquire(False):
+        if not self._seize():
             return
         written = True
         try:
@@ -240,3 +263,20 @@ class Outlet:
             self.wire.release()
         if not written:
             self._departed()
+
+
+def find_ready(source: Any) -> Optional[Callable[[Any], int]]:
+    """Return what says how many items *source* has ready, with no other code between them."""
+    if hasattr(source, "gi_yieldfrom"):
+        return _ready_behind
+    return _ready_in if hasattr(source, "ready") else None
+
+
+def _ready_in(source: Any) -> int:
+    ready = getattr(source, "ready", 0)
+    return ready if isinstance(ready, int) else 0
+
+
+def _ready_behind(generator: Any) -> int:
+    source = generator.gi_yieldfrom
+    return 0 if source is None else _ready_in(source)

@@ -93,8 +93,10 @@ class Runtime:
     def pass_turn(self) -> None:
         """Let others run; threads are switched by the interpreter."""
 
-    def when_blocked(self, function: Callable[[], Any]) -> None:
-        """Run *function* as soon as the running greenlet blocks."""
+    def when_blocked(
+        self, function: Callable[[], Any], wanted: Callable[[], bool] = lambda: True
+    ) -> None:
+        """Run *function* as soon as the running greenlet blocks, if *wanted* says so then."""
         raise NotImplementedError("threads cannot be seen blocking")  # pragma: no cover
 
     def writable(self, fd: int) -> bool:
@@ -111,13 +113,26 @@ class Runtime:
         """Return the innermost frame of *task* while it is blocked."""
         return sys._current_frames().get(task)
 
-    def throw(self, task: Any, exception: Type[StreamCancelled]) -> bool:
-        """Raise *exception* in *task*; return whether that is possible here.
+    def throw(
+        self, task: Any, exception: Type[StreamCancelled], sock: Any = None
+    ) -> bool:
+        """Raise *exception* in *task*, breaking *sock*; return whether that is possible here.
 
-        On threads it is raised when the interpreter next runs there, so the socket that the
-        thread reads must be shut down after this. Only CPython can do it.
+        On threads *sock* is what the thread reads, and is shut down to wake it: the exception is
+        raised when the interpreter next runs there. Only CPython can do it.
         """
-        return _set_async_exception(task, exception)
+        if not hasattr(getattr(ctypes, "pythonapi", None), "PyThreadState_SetAsyncExc"):
+            return False  # pragma: no cover - PyPy
+        set_exception, shutdown = ctypes.pythonapi.PyThreadState_SetAsyncExc, _socket.socket.shutdown
+        ident, thrown = ctypes.c_ulong(task), ctypes.py_object(exception)
+        # No call of a Python function may come between these two: under a tracer CPython 3.11
+        # waits in it, holding the interpreter, until the exception has been raised.
+        found = set_exception(ident, thrown)
+        try:
+            shutdown(sock, socket.SHUT_RDWR)
+        except (OSError, TypeError, ValueError):
+            pass  # gone already, or nothing to be woken from
+        return bool(found)
 
     def unthrow(self) -> None:
         """Take back what was to be raised in this thread and has not been raised yet."""
@@ -125,21 +140,14 @@ class Runtime:
         # for ever as soon as something traces. Another exception takes the place of the one that
         # may be waiting, and comes at once.
         try:
-            while _set_async_exception(threading.get_ident(), _Drained):
+            while self.throw(threading.get_ident(), _Drained):
                 time.sleep(0)
         except _Drained:
             pass
 
 
-class _Drained(BaseException):
+class _Drained(StreamCancelled):
     """Takes the place of an exception that must not be raised any more."""
-
-
-def _set_async_exception(ident: int, exception: Type[BaseException]) -> bool:
-    api = getattr(ctypes, "pythonapi", None)
-    if api is None or not hasattr(api, "PyThreadState_SetAsyncExc"):  # pragma: no cover - PyPy
-        return False
-    return bool(api.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), ctypes.py_object(exception)))
 
 
 def shut_down(sock: Any) -> None:
@@ -172,7 +180,7 @@ class GreenletRuntime(Runtime):
         self._hub = gevent.get_hub()
         self._greenlet = greenlet.greenlet
         self.task = greenlet.getcurrent  # type: ignore[method-assign]
-        self.lock = gevent.lock.BoundedSemaphore  # type: ignore[method-assign]
+        self.lock = gevent.lock.Semaphore  # type: ignore[method-assign]
         self.flag = gevent.event.Event  # type: ignore[method-assign]
         self._poll = _original("select", "poll") or select.poll
         loop = self._loop = self._hub.loop
@@ -217,15 +225,25 @@ class GreenletRuntime(Runtime):
         finally:
             turn.close()
 
-    def when_blocked(self, function: Callable[[], Any]) -> None:
-        # A bare greenlet started by the hub: a callback of the hub itself must not block, and
-        # the write that it is made for may, if only on a TLS connection.
-        self._hub.loop.run_callback(self._greenlet(function, self._hub).switch)
+    def when_blocked(
+        self, function: Callable[[], Any], wanted: Callable[[], bool] = lambda: True
+    ) -> None:
+        self._hub.loop.run_callback(self._run_wanted, function, wanted)
+
+    def _run_wanted(self, function: Callable[[], Any], wanted: Callable[[], bool]) -> None:
+        # A callback of the hub itself must not block, and the write that this is made for may, if
+        # only on a TLS connection. But a greenlet costs as much as fifty items: not in vain.
+        if wanted():
+            self._greenlet(function, self._hub).switch()
 
     def frame(self, task: Any) -> Optional[Any]:
         return task.gr_frame
 
-    def throw(self, task: Any, exception: Type[StreamCancelled]) -> bool:
+    def throw(
+        self, task: Any, exception: Type[StreamCancelled], sock: Any = None
+    ) -> bool:
+        if sock is not None:
+            shut_down(sock)
         # Synchronous, from the hub, as gevent.Timeout does. gevent.kill(block=False) would be
         # late: it might hit the next request on the same connection.
         task.throw(exception())

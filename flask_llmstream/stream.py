@@ -8,7 +8,8 @@ moment the source blocks.
 Decisions
     1. ``wire`` is a lock that the request side holds whenever it is *not* inside its source. Who
        gets it without waiting may write; so nothing is ever written into a server that is itself
-       writing, and the hot path pays one release and one acquire per item.
+       writing. On gevent the flag ``_in_source`` says the same, since nobody else runs unless the
+       source blocks: there only writers take the lock, and the request side waits for them.
     2. ``start_response`` is called with the first byte and not before. PEP 3333 allows it, and it
        is the only way to a clean 4xx or 5xx for a source that fails before its first item:
        gunicorn appends to its headers when ``start_response`` is called twice.
@@ -35,7 +36,7 @@ from flask_llmstream.disconnect import Peer, current_watcher, leave_quietly
 from flask_llmstream.ending import StreamEnd
 from flask_llmstream.exceptions import StreamCancelled
 from flask_llmstream.failures import Failure, describe_failure, failure_of_code
-from flask_llmstream.outlet import NEVER
+from flask_llmstream.outlet import NEVER, find_ready
 from flask_llmstream.runtime import current_runtime
 from flask_llmstream.settings import Settings
 from flask_llmstream.ticker import current_ticker
@@ -67,7 +68,7 @@ class Stream(Control):
     """
 
     __slots__ = (
-        "_source", "_inner", "_describe", "_advance", "_end_reason", "_turn", "_turn_at",
+        "_source", "_inner", "_describe", "_advance", "_end_reason", "_turn", "_turn_at", "_ready",
         "_unshared", "_ident", "_on_close", "__weakref__",
     )
 
@@ -95,6 +96,7 @@ class Stream(Control):
         self._turn = -1
         self._turn_at = 0.0
         self._unshared = 0
+        self._ready: Optional[Callable[[Any], int]] = None
         self._ident = 0
         self._on_close: Optional[Callable[[], Any]] = None
 
@@ -137,58 +139,63 @@ class Stream(Control):
         if advance is None:
             return self._first_or_last()
         runtime = self._runtime
-        now = runtime.now
+        on_hub = runtime.sees_blocking
         frames = self._frames
         wire = self.wire
-        turns = runtime.turns
-        turn = turns()
-        begun = now()
-        if turn != self._turn:
-            self._turn, self._turn_at, self._unshared = turn, begun, 0
-        elif self._unshared >= _FAIR_FRAMES or begun - self._turn_at > _FAIR_SECONDS:
-            if runtime.sees_blocking:
-                runtime.pass_turn()
-                turn, begun = turns(), now()
-                self._turn, self._turn_at, self._unshared = turn, begun, 0
+        if on_hub:
+            if frames:
+                self._arm()  # another greenlet has sent them while the server was writing
+            if self._unshared >= _FAIR_FRAMES or self._touched - self._turn_at > _FAIR_SECONDS:
+                self._pass_turn()
+        ready = self._ready
+        begun = self._touched
+        blocked = not on_hub
         while True:
             if self._cancellation is not None or self._gone:
                 return self._unwanted()
+            # As _enter_source() and _leave_source(), without the calls: this runs once per item.
             self._in_source = True
-            wire.release()
+            if not on_hub:
+                wire.release()
             try:
                 item = advance()
             except BaseException as error:
-                self._in_source = False
-                wire.acquire()
+                self._leave_source()
                 return self._source_raised(error)
             self._in_source = False
-            wire.acquire()
-            at = self._touched = now()
-            if self._first_at is None:
-                self._first_item(at)
+            if not on_hub:
+                wire.acquire()
+            elif self.wire is not None and self.wire.locked():
+                self.wire.wait()
+            at = self._touched = runtime.now()
+            turn = runtime.turns()
+            if turn != self._turn:
+                blocked = True
+                self._turn, self._turn_at, self._unshared = turn, at, 0
+                if self._first_at is None:
+                    self._first_item(at)
             try:
                 frame = self._take(item)
             except Exception as error:
                 return self._fail(error)
+            more = ready is not None and ready(self._inner)
+            if frame and blocked and not more and not frames and self._opened:
+                return frame  # what happens nearly always, without a list
+            if not frames:
+                begun = at
+                if not frame:
+                    if on_hub and at - self._turn_at > _FAIR_SECONDS:
+                        self._pass_turn()  # nothing to send is no reason to hold the hub
+                    continue
             if frame:
                 frames.append(frame)
-            elif not frames:
-                if at - begun > _FAIR_SECONDS and runtime.sees_blocking:
-                    runtime.pass_turn()  # nothing to send is no reason to hold the hub
-                    turn, begun = turns(), now()
-                continue
             if len(frames) < _FAIR_FRAMES and at - begun < _FAIR_SECONDS:
-                if self._is_ready():
+                if more:
                     continue
-                if runtime.sees_blocking:
-                    last, turn = turn, turns()
-                    if last == turn and len(frame) < _BURST_BYTES:
-                        # It has not blocked: maybe it has more. If it blocks now, the hub runs
-                        # the flusher at once.
-                        if not self._armed:
-                            self._armed = True
-                            runtime.when_blocked(self._flush_blocked)
-                        continue
+                if not blocked and len(frame) < _BURST_BYTES:
+                    # Maybe it has more. If it blocks now, the hub has it sent at once.
+                    self._arm()
+                    continue
             self._unshared += len(frames)
             return self._collect()
 
@@ -253,8 +260,9 @@ class Stream(Control):
         settings = self._settings
         now = self._started_at = self._touched = self._turn_at = runtime.now()
         self.task = runtime.task()
-        self.wire = runtime.lock()
-        self.wire.acquire()
+        if not runtime.sees_blocking:
+            self.wire = runtime.lock()
+            self.wire.acquire()
         self._hold_until = now + settings.status_hold
         self._ends_at = now + settings.max_duration if settings.max_duration else NEVER
         self._ident = runtime.ident()
@@ -268,14 +276,27 @@ class Stream(Control):
         if due < NEVER:
             self._entry = current_ticker().schedule(self, due)
         self._advance = iter(self._source).__next__
+        self._ready = find_ready(self._inner)
 
-    def _is_ready(self) -> int:
-        """How many items the source can give without blocking, and without other code between."""
-        inner = self._inner
-        ready = getattr(inner, "ready", None)
-        if ready is None:
-            ready = getattr(getattr(inner, "gi_yieldfrom", None), "ready", 0)
-        return ready if isinstance(ready, int) else 0
+    def _enter_source(self) -> None:
+        """Say that the source runs from now on; whoever gets the wire may write."""
+        self._in_source = True
+        if not self._runtime.sees_blocking:
+            self.wire.release()
+
+    def _leave_source(self) -> None:
+        """Say that it does not, and wait for whoever is writing."""
+        self._in_source = False
+        if not self._runtime.sees_blocking:
+            self.wire.acquire()
+        elif self.wire is not None and self.wire.locked():
+            self.wire.wait()
+
+    def _pass_turn(self) -> None:
+        """Let others run; a new turn begins."""
+        runtime = self._runtime
+        runtime.pass_turn()
+        self._turn, self._turn_at, self._unshared = runtime.turns(), runtime.now(), 0
 
     def _first_item(self, at: float) -> None:
         self._first_at = at
@@ -380,18 +401,16 @@ class Stream(Control):
             # The wrapper last: it holds the request's context, which clean-up code may need.
             closings.append(getattr(source, "close", None))
         # Clean-up code is the source's, too: it may send, and may have to be interrupted.
-        wire = self.wire
-        if wire is not None:
-            self._in_source = True
-            wire.release()
+        started = self._state not in ("new", "attached")
+        if started:
+            self._enter_source()
         try:
             for close in closings:
                 if close is not None:
                     self._close_with(close)
         finally:
-            if wire is not None:
-                self._in_source = False
-                wire.acquire()
+            if started:
+                self._leave_source()
                 self._unthrow()
 
     def _close_with(self, close: Callable[[], Any]) -> None:
@@ -411,8 +430,7 @@ class Stream(Control):
         reason = "finish"
         going_down: Optional[BaseException] = None
         while advance is not None and not self.cancelled:
-            self._in_source = True
-            self.wire.release()
+            self._enter_source()
             try:
                 self._take(advance())
             except StopIteration:
@@ -429,8 +447,7 @@ class Stream(Control):
                 reason, going_down = "shutdown", error
                 break
             finally:
-                self._in_source = False
-                self.wire.acquire()
+                self._leave_source()
                 self._unthrow()
         else:
             reason = self.cancelled or reason

@@ -228,8 +228,7 @@ def test_thread_that_reads_is_interrupted(pair: Pair) -> None:
     left, _ = pair
     runtime = Runtime()
     blocked = Blocked(left)
-    assert runtime.throw(blocked.thread.ident, cancelled_because("stop"))
-    shut_down(left)
+    assert runtime.throw(blocked.thread.ident, cancelled_because("stop"), left)
     blocked.join()
     (error,) = blocked.error
     assert isinstance(error, StreamCancelled) and error.reason == "stop"

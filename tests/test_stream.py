@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import socket
 import threading
@@ -728,6 +729,9 @@ def test_what_follows_the_end_may_fail_and_the_place_is_free_again(
     assert served.error is None
 
 
+@pytest.mark.skipif(
+    importlib.util.find_spec("blinker") is None, reason="Flask before 2.3 comes without blinker"
+)
 def test_signals_tell_the_life_of_a_stream(
     gates: Callable[[], Gate], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 from wsgiref.util import is_hop_by_hop, setup_testing_defaults
@@ -120,8 +121,6 @@ def test_head_has_the_headers_of_get_and_starts_nothing(app: Flask) -> None:
 
 
 def test_failure_before_the_first_item_is_an_answer_of_its_own(app: Flask) -> None:
-    heard: List[BaseException] = []
-
     @app.route("/<kind>")
     @stream
     def view(kind: str) -> Iterator[str]:
@@ -132,10 +131,6 @@ def test_failure_before_the_first_item_is_an_answer_of_its_own(app: Flask) -> No
         raise ValueError("secret")
         yield ""
 
-    def listen(sender: Any, exception: BaseException) -> None:
-        heard.append(exception)
-
-    got_request_exception.connect(listen, app)
     busy, refused, broken = Answer(app, "/busy"), Answer(app, "/abort"), Answer(app, "/broken")
     assert (busy.status, busy.header("Retry-After")) == ("429 Too Many Requests", "7")
     assert refused.status == "403 Forbidden"
@@ -147,7 +142,27 @@ def test_failure_before_the_first_item_is_an_answer_of_its_own(app: Flask) -> No
         assert each.header("Content-Length") == str(len(each.body))
         assert each.header("Content-Type") == "application/json"
         assert not any(is_hop_by_hop(name) for name, _ in each.headers)
-    assert [type(error) for error in heard] == [ValueError], "what error trackers listen to"
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("blinker") is None, reason="Flask before 2.3 comes without blinker"
+)
+def test_error_that_nobody_expected_is_told_to_error_trackers(app: Flask) -> None:
+    heard: List[BaseException] = []
+
+    def listen(sender: Any, exception: BaseException) -> None:
+        heard.append(exception)
+
+    @app.route("/<kind>")
+    @stream
+    def view(kind: str) -> Iterator[str]:
+        yield "a"
+        raise UpstreamError("busy") if kind == "upstream" else ValueError("a fault of the app's")
+
+    got_request_exception.connect(listen, app)
+    assert b"failed" in Answer(app, "/upstream").body and heard == []
+    assert b"failed" in Answer(app, "/other").body
+    assert [type(error) for error in heard] == [ValueError]
 
 
 def test_errors_are_shown_where_the_app_wants_it() -> None:

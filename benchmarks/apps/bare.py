@@ -23,8 +23,8 @@ def respond(source: Iterator[str]) -> Response:
 
 @app.route("/paced")
 def paced_view() -> Response:
-    """Stream at a steady rate for ever."""
-    return respond(paced(FRAMES, float(request.args["rate"]), float(request.args["phase"])))
+    """Stream at a steady rate for ever, in turns with others."""
+    return respond(paced(FRAMES, request.args["clock"]))
 
 
 @app.route("/hot")

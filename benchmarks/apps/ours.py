@@ -17,8 +17,8 @@ LLMStream(app)
 @app.route("/paced")
 @stream
 def paced_view() -> Any:
-    """Stream at a steady rate for ever."""
-    return paced(TOKENS, float(request.args["rate"]), float(request.args["phase"]))
+    """Stream at a steady rate for ever, in turns with others."""
+    return paced(TOKENS, request.args["clock"])
 
 
 @app.route("/hot")

@@ -7,7 +7,7 @@ import os
 import time
 from typing import Iterator, List, Sequence
 
-__all__ = ["FRAMES", "TOKENS", "UPSTREAM_URL", "closings", "hot", "idle", "paced"]
+__all__ = ["FRAMES", "TOKENS", "TURN", "UPSTREAM_URL", "closings", "hot", "idle", "paced"]
 
 #: Pieces of text as a model cuts them.
 TOKENS: List[str] = (
@@ -25,19 +25,24 @@ FRAMES: List[str] = [
 #: The OpenAI-compatible server of :mod:`benchmarks.upstream`.
 UPSTREAM_URL = os.environ.get("BENCHMARK_UPSTREAM", "")
 
+#: Seconds for which one server sends while the others are silent.
+TURN = 0.5
+
 #: Moments at which an idle generator was closed, on the clock that all processes share.
 closings: List[float] = []
 
 
-def paced(items: Sequence[str], rate: float, phase: float) -> Iterator[str]:
-    """Yield *rate* items a second for ever.
+def paced(items: Sequence[str], clock: str) -> Iterator[str]:
+    """Yield items at a steady rate for ever, in its turn only; turns are told by the clock.
 
-    :param phase: where in its first interval this stream begins, from 0 to 1.
+    :param clock: ``rate,phase,turn,turns``: items a second; where in the first interval of a turn
+        this stream begins, from 0 to 1; whose turn it is; of how many that follow each other.
     """
-    time.sleep(phase / rate)
+    rate, phase, turn, turns = (float(each) for each in clock.split(","))
     for item in itertools.cycle(items):
+        into = (time.monotonic() - turn * TURN) % (turns * TURN)
+        time.sleep(1 / rate if into < TURN else turns * TURN - into + phase / rate)
         yield item
-        time.sleep(1 / rate)
 
 
 def hot(items: Sequence[str], count: int) -> Iterator[str]:

@@ -168,6 +168,11 @@ def test_others_keep_their_pace_and_heartbeats(server: LiveServer) -> None:
     wait_until(all_ended, 5.0, "all sources to end")
 
 
+#: Back-pressure is the same above TLS; only the ticker is not.
+plain = pytest.mark.parametrize("server", ["gevent", "gthread"], indirect=True)
+
+
+@plain
 @pytest.mark.parametrize(
     "way,size,bound",
     [
@@ -206,6 +211,7 @@ def script_of(exchange: Exchange) -> Script:
     return [tokens(*[f"{number} " for number in range(50)], interval=0.01), done()]
 
 
+@plain
 def test_upstream_of_a_waiting_reader_is_held_back(server: LiveServer) -> None:
     """Back-pressure reaches the model; the calls of other streams are not touched by it."""
     [worker] = server.worker_pids()

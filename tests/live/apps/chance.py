@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import socket
 import time
@@ -11,6 +12,8 @@ from flask import Flask, g, jsonify, request
 from ledger import blueprint, note_of
 
 from flask_llmstream import LLMStream, current_stream, stream_response
+
+logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
 
 app = Flask(__name__)
 LLMStream(app, status_hold=0.004, heartbeat_interval=0.003)
