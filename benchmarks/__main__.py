@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import sys
 from typing import List, Optional
 
@@ -15,8 +16,17 @@ from benchmarks.report import Report
 #: Enough to see that everything works, and too little to mean anything.
 _QUICK = Sizes(
     rounds=1, paced_streams=10, paced_rounds=1, hot_streams=2, hot_tokens=200, relay_streams=2,
-    relay_tokens=64, single_tokens=10, idle_streams=100, idle_rounds=1, first_bytes=5,
+    relay_tokens=64, burst_tokens=64, single_tokens=10, pausing_rounds=1, idle_streams=50,
+    idle_rounds=1, first_bytes=5,
 )
+
+
+def _allow_sockets() -> None:
+    """Allow as many open sockets as the system lets us; the servers inherit it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 65536 if hard == resource.RLIM_INFINITY else min(hard, 65536)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def main(argv: Optional[List[str]] = None) -> int:
@@ -41,8 +51,10 @@ def main(argv: Optional[List[str]] = None) -> int:
     sizes = _QUICK if options.quick else Sizes()
     if options.rounds:
         sizes = sizes._replace(
-            rounds=options.rounds, paced_rounds=options.rounds, idle_rounds=options.rounds
+            rounds=options.rounds, paced_rounds=options.rounds, pausing_rounds=options.rounds,
+            idle_rounds=options.rounds,
         )
+    _allow_sockets()
     pin_clients()
     report = Report(sizes)
     with upstream() as url, contenders(url) as found:
@@ -52,6 +64,8 @@ def main(argv: Optional[List[str]] = None) -> int:
             print(f"... {case.name}: {case.describe(sizes)}", file=sys.stderr, flush=True)
             report.add(case, case.measure(found, sizes, url), os.getloadavg()[0])
     print(report.text())
+    if options.quick:
+        print("\nThis was --quick: it shows that everything works, and no more.")
     if options.json:
         with open(options.json, "w") as file:
             json.dump(report.data(), file, indent=1)

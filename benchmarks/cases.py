@@ -26,14 +26,17 @@ class Sizes(NamedTuple):
     #: Streams that never block, and the tokens of each.
     hot_streams: int = 20
     hot_tokens: int = 3000
-    #: Streams that relay a fast upstream: tokens of each, tokens per burst, seconds between bursts.
+    #: Streams that relay an upstream which is always faster: tokens of each, tokens in one write.
     relay_streams: int = 10
-    relay_tokens: int = 1600
+    relay_tokens: int = 3000
     relay_burst: int = 16
-    relay_pause: float = 0.01
-    #: The same upstream, one token at a time.
-    single_tokens: int = 100
+    #: The same with pauses: tokens of each, seconds between bursts; in so many rounds.
+    burst_tokens: int = 800
+    burst_pause: float = 0.01
+    #: One token at a time: tokens of each, seconds between them.
+    single_tokens: int = 50
     single_pause: float = 0.02
+    pausing_rounds: int = 7
     #: Idle streams, for memory and for leaving; in so many rounds.
     idle_streams: int = 1000
     idle_rounds: int = 3
@@ -83,14 +86,19 @@ def _paced(found: List[Contender], sizes: Sizes, upstream: str) -> Figures:
             load.open(each.server.address, targets, each.name)
         seconds = TURN * len(found)
         load.run(2 * seconds)
-        for _ in range(sizes.paced_rounds):
+        for _ in range(3 * sizes.paced_rounds):
             before = [(each.cpu(), load.events[each.name]) for each in found]
             load.run(seconds)
-            for each, (cpu, events) in zip(found, before):
-                cpu, events = each.cpu() - cpu, load.events[each.name] - events
-                if events < count * rate * TURN / 2:
-                    raise RuntimeError(f"{each.name} sent {events} events in its turn, which is too few")
-                figures[each.name].append(cpu / events * 1e6)
+            used = [each.cpu() - cpu for each, (cpu, _) in zip(found, before)]
+            sent = [load.events[each.name] - events for each, (_, events) in zip(found, before)]
+            # A worker that others have kept from its core has not kept the pace that is asked for.
+            if min(sent) > count * rate * TURN * 0.8:
+                for each, cpu, events in zip(found, used, sent):
+                    figures[each.name].append(cpu * 1e6 / events)
+            if len(figures[found[0].name]) == sizes.paced_rounds:
+                break
+        else:
+            raise RuntimeError("this machine is too busy to keep the pace")
         if len(load) != count * len(found):
             raise RuntimeError(f"of {count * len(found)} streams {len(load)} are left")
     for each in found:
@@ -109,9 +117,12 @@ def _settle(each: Contender) -> None:
             return
 
 
-def _to_the_end(path: Callable[[Sizes], str], streams: str, tokens: str) -> Callable[..., Figures]:
+def _to_the_end(
+    path: Callable[[Sizes], str], streams: str, tokens: str, rounds: str = "rounds"
+) -> Callable[..., Figures]:
     def measure_all(found: List[Contender], sizes: Sizes, upstream: str) -> Figures:
-        count, length = getattr(sizes, streams), getattr(sizes, tokens)
+        count: int = getattr(sizes, streams)
+        length: int = getattr(sizes, tokens)
 
         def measure(each: Contender) -> float:
             cpu = each.cpu()
@@ -121,9 +132,9 @@ def _to_the_end(path: Callable[[Sizes], str], streams: str, tokens: str) -> Call
             cpu, events = each.cpu() - cpu, load.events[""]
             if not count * length <= events <= count * (length + 2):
                 raise RuntimeError(f"{each.name} sent {events} events, expected {count * length}")
-            return cpu / (count * length) * 1e6
+            return cpu * 1e6 / (count * length)
 
-        return _in_turns(found, sizes.rounds, measure)
+        return _in_turns(found, getattr(sizes, rounds), measure)
 
     return measure_all
 
@@ -174,9 +185,8 @@ def _left(each: Contender, sizes: Sizes, quantile: float) -> float:
         left = time.monotonic()
         load.close()
     for _ in range(20):
-        closings = each.ask("/closings")[known:]
+        closings: List[float] = sorted(each.ask("/closings")[known:])
         if len(closings) >= sizes.idle_streams:
-            closings.sort()
             return (closings[int(quantile * (len(closings) - 1))] - left) * 1e3
         time.sleep(0.05)
     return float("inf")
@@ -195,20 +205,28 @@ CASES = [
     Case(
         "relay", "us CPU per event", 0.4, 0.3,
         _to_the_end(
-            lambda sizes: f"/relay?count={sizes.relay_tokens}&burst={sizes.relay_burst}"
-            f"&pause={sizes.relay_pause}",
+            lambda sizes: f"/relay?count={sizes.relay_tokens}&burst={sizes.relay_burst}&pause=0",
             "relay_streams", "relay_tokens",
         ),
-        lambda sizes: f"a fast upstream, bursts of {sizes.relay_burst} tokens,"
+        lambda sizes: f"an upstream as fast as it is read, {sizes.relay_burst} tokens in a write,"
         f" {sizes.relay_streams} streams",
+    ),
+    Case(
+        "relay, bursts", "us CPU per event", None, None,
+        _to_the_end(
+            lambda sizes: f"/relay?count={sizes.burst_tokens}&burst={sizes.relay_burst}"
+            f"&pause={sizes.burst_pause}",
+            "relay_streams", "burst_tokens", "pausing_rounds",
+        ),
+        lambda sizes: f"the same with pauses of {sizes.burst_pause * 1e3:g} ms",
     ),
     Case(
         "relay, single", "us CPU per event", None, None,
         _to_the_end(
             lambda sizes: f"/relay?count={sizes.single_tokens}&burst=1&pause={sizes.single_pause}",
-            "relay_streams", "single_tokens",
+            "relay_streams", "single_tokens", "pausing_rounds",
         ),
-        lambda sizes: "the same, one token at a time",
+        lambda sizes: f"one token at a time, every {sizes.single_pause * 1e3:g} ms",
     ),
     Case(
         "memory", "KiB per idle stream", 1.3, 1.2, _memory,

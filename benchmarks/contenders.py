@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import urllib.request
@@ -70,16 +71,17 @@ class Contender:
 def contenders(upstream_url: str, names: Sequence[str] = NAMES) -> Iterator[List[Contender]]:
     """Start a server for each of the contenders called *names*, all of them by default."""
     with contextlib.ExitStack() as stack:
-
-        def start(app: str) -> LiveServer:
+        found: List[Contender] = []
+        for name in names:
             server = stack.enter_context(gunicorn_server(
-                f"benchmarks.apps.{app}:app", cwd=_ROOT, config_lines=_GUNICORN,
+                f"benchmarks.apps.{_APPS[name]}:app", cwd=_ROOT, config_lines=_GUNICORN,
                 env={"BENCHMARK_UPSTREAM": upstream_url},
             ))
-            os.sched_setaffinity(server.worker_pids()[0], {_CORES[0]})
-            return server
-
-        yield [Contender(name, start(_APPS[name]), _QUERIES.get(name, "")) for name in names]
+            found.append(Contender(name, server, _QUERIES.get(name, "")))
+            os.sched_setaffinity(found[-1].pid, {_CORES[0]})
+        yield found
+        for each in found:
+            os.kill(each.server.pid, signal.SIGQUIT)  # all at once, before they are waited for
 
 
 @contextlib.contextmanager

@@ -68,9 +68,8 @@ class Report:
         return "\n".join([
             "",
             ", ".join(f"{name} {version}" for name, version in _versions().items()),
-            f"{self._sizes.rounds} rounds in turns, medians; ratio = ours / bare (less is better);"
-            " noise = bare / the same bare on a second server - 1;"
-            f" load average {min(loads, default=0):.1f} to {max(loads, default=0):.1f}",
+            "Medians of rounds in turns; ratio = ours / bare, less is better; noise = the same bare app on",
+            f"two servers; load average {min(loads, default=0):.1f} to {max(loads, default=0):.1f}",
             "",
             *(line.rstrip() for line in table),
         ])
@@ -82,7 +81,7 @@ def _cells(row: Dict[str, Any]) -> List[str]:
         row["case"],
         row["unit"],
         *(_number(row["medians"][name]) for name in _COLUMNS),
-        _number(row["ratio"]),
+        "-" if row["ratio"] is None else f"{row['ratio']:.2f}",
         f"{min(known):.2f} - {max(known):.2f}" if known else "-",
         "-" if row["noise"] is None else f"{row['noise']:.1%}",
         _verdict(row["ratio"], row["target"]),
@@ -102,7 +101,7 @@ def _is_within(ratio: Any, limit: Any) -> bool:
 
 def _number(value: Any) -> str:
     if value is None:
-        return "-"
+        return "never"
     return f"{value:.2f}" if value < 100 else f"{value:.0f}"
 
 

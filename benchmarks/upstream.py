@@ -13,7 +13,7 @@ import socket
 import sys
 import threading
 import time
-from typing import List, Tuple
+from typing import BinaryIO, List, Tuple
 from urllib.parse import parse_qs
 
 from benchmarks.apps.work import TOKENS
@@ -60,7 +60,7 @@ def _serve(sock: socket.socket) -> None:
             pass  # the caller has left
 
 
-def _answer(sock: socket.socket, reader: "socket.SocketIO") -> bool:  # type: ignore[name-defined]
+def _answer(sock: socket.socket, reader: BinaryIO) -> bool:
     length = 0
     line = reader.readline()
     if not line:

@@ -35,7 +35,8 @@ _log = logging.getLogger("flask_llmstream.stream")
 _RETRY = 0.02
 #: The longest such pause; it doubles from the first.
 _LONGEST_RETRY = 0.5
-#: Seconds that a database or Redis call may take before its socket is broken.
+#: Seconds for which a moment to interrupt at is waited for: a database or Redis call may take so
+#: long before its socket is broken, and a source may read so long without ever waiting.
 _POOLED_PATIENCE = 2.0
 
 
@@ -127,7 +128,8 @@ class Cancellation:
         pooled = self._is_pooled(frame, now)
         if pooled is None:
             return
-        self._count()
+        self.told()
+        self._warn()
         # What goes back to a pool with half a reply in it must be dead.
         broken = waiting_socket(frame) if pooled else None
         self._runtime.throw(self._producer.task, cancelled_because(self.reason), broken)
@@ -140,16 +142,24 @@ class Cancellation:
             return
         sock = reading_socket(frame)
         if sock is not None:
-            self._count()
-            self._runtime.throw(self._producer.task, cancelled_because(self.reason), sock)
+            at = frame.f_lasti
+            if self._runtime.readable(sock) and now < self._patience_ends:
+                # Its read is over, and may be about to raise: what is thrown now would land in
+                # whatever answers that, or be lost in a finalizer.
+                return
+            # The interpreter has just changed hands, and does not again for some milliseconds:
+            # what holds now holds when the exception is set.
+            if self._runtime.frame(self._producer.task) is frame and frame.f_lasti == at:
+                self.told()
+                self._runtime.throw(self._producer.task, cancelled_because(self.reason), sock)
+                self._warn()
         elif not self.thrown:
             # Not provably in a read: an exception might land in clean-up code. What the stream
             # owns alone can be broken all the same; whoever reads it next will notice.
             for closable in list(self._producer.bound):
                 sever(closable)
 
-    def _count(self) -> None:
-        self.told()
+    def _warn(self) -> None:
         if self.thrown > 1 and not self._warned:
             self._warned = True
             _log.warning(

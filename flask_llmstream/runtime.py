@@ -109,7 +109,17 @@ class Runtime:
             return True  # let the write itself say what is wrong
         return bool(events)
 
-    def frame(self, task: Any) -> Optional[Any]:
+    def readable(self, sock: Any) -> bool:
+        """Whether a read from *sock* would return at once, be it with an error."""
+        poll = self._poll()
+        try:
+            poll.register(sock, select.POLLIN)
+            events = poll.poll(0)
+        except (OSError, ValueError):
+            return True
+        return bool(events)
+
+    def frame(self, task: Any) -> Any:
         """Return the innermost frame of *task* while it is blocked."""
         return sys._current_frames().get(task)
 
@@ -236,7 +246,7 @@ class GreenletRuntime(Runtime):
         if wanted():
             self._greenlet(function, self._hub).switch()
 
-    def frame(self, task: Any) -> Optional[Any]:
+    def frame(self, task: Any) -> Any:
         return task.gr_frame
 
     def throw(

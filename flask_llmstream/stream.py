@@ -150,54 +150,72 @@ class Stream(Control):
         ready = self._ready
         begun = self._touched
         blocked = not on_hub
-        while True:
-            if self._cancellation is not None or self._gone:
-                return self._unwanted()
-            # As _enter_source() and _leave_source(), without the calls: this runs once per item.
-            self._in_source = True
-            if not on_hub:
-                wire.release()
-            try:
-                item = advance()
-            except BaseException as error:
-                self._leave_source()
-                return self._source_raised(error)
-            self._in_source = False
-            if not on_hub:
-                wire.acquire()
-            elif self.wire is not None and self.wire.locked():
-                self.wire.wait()
-            at = self._touched = runtime.now()
-            turn = runtime.turns()
-            if turn != self._turn:
-                blocked = True
-                self._turn, self._turn_at, self._unshared = turn, at, 0
-                if self._first_at is None:
-                    self._first_item(at)
-            try:
-                frame = self._take(item)
-            except Exception as error:
-                return self._fail(error)
-            more = ready is not None and ready(self._inner)
-            if frame and blocked and not more and not frames and self._opened:
-                return frame  # what happens nearly always, without a list
-            if not frames:
-                begun = at
-                if not frame:
-                    if on_hub and at - self._turn_at > _FAIR_SECONDS:
-                        self._pass_turn()  # nothing to send is no reason to hold the hub
-                    continue
-            if frame:
-                frames.append(frame)
-            if len(frames) < _FAIR_FRAMES and at - begun < _FAIR_SECONDS:
-                if more:
-                    continue
-                if not blocked and len(frame) < _BURST_BYTES:
-                    # Maybe it has more. If it blocks now, the hub has it sent at once.
-                    self._arm()
-                    continue
-            self._unshared += len(frames)
-            return self._collect()
+        try:
+            while True:
+                if self._cancellation is not None or self._gone:
+                    return self._unwanted()
+                self._in_source = True
+                if not on_hub:
+                    wire.release()
+                try:
+                    item = advance()
+                except BaseException as error:
+                    self._in_source = False
+                    self._await_writer() if on_hub else wire.acquire()
+                    return self._source_raised(error)
+                self._in_source = False
+                if not on_hub:
+                    wire.acquire()
+                    if self._cancellation is not None:
+                        self._unthrow()
+                elif self.wire is not None:
+                    self._await_writer()
+                at = self._touched = runtime.now()
+                turn = runtime.turns()
+                if turn != self._turn:
+                    blocked = True
+                    self._turn, self._turn_at, self._unshared = turn, at, 0
+                    if self._first_at is None:
+                        self._first_item(at)
+                try:
+                    frame = self._take(item)
+                except Exception as error:
+                    return self._fail(error)
+                more = ready is not None and ready(self._inner)
+                if frame and blocked and not more and not frames and self._opened:
+                    return frame  # what happens nearly always, without a list
+                if not frames:
+                    begun = at
+                    if not frame:
+                        if on_hub and at - self._turn_at > _FAIR_SECONDS:
+                            self._pass_turn()  # nothing to send is no reason to hold the hub
+                        continue
+                if frame:
+                    frames.append(frame)
+                if len(frames) < _FAIR_FRAMES and at - begun < _FAIR_SECONDS:
+                    if more:
+                        continue
+                    if not blocked and len(frame) < _BURST_BYTES:
+                        # Maybe it has more. If it blocks now, the hub has it sent at once.
+                        self._arm()
+                        continue
+                self._unshared += len(frames)
+                return self._collect()
+        except StreamCancelled as error:
+            return self._cancelled_late(error)
+
+    def _cancelled_late(self, error: StreamCancelled) -> bytes:
+        """Threads only: what was thrown into the source has come out behind it.
+
+        CPython raises such an exception when it suits it. In the server it would end the worker.
+        """
+        self._in_source = False
+        # Whose the wire is cannot be known: it may have come before the lock was taken, or after.
+        # Whoever throws holds it for microseconds, so if it stays locked it is ours.
+        self.wire.acquire(True, 0.1)
+        if self._state == "over":
+            raise leave_quietly(self._peer)
+        return self._source_raised(error)
 
     def close(self) -> None:
         """End the stream; the server calls this in every case, and only once matters."""
@@ -278,18 +296,9 @@ class Stream(Control):
         self._advance = iter(self._source).__next__
         self._ready = find_ready(self._inner)
 
-    def _enter_source(self) -> None:
-        """Say that the source runs from now on; whoever gets the wire may write."""
-        self._in_source = True
-        if not self._runtime.sees_blocking:
-            self.wire.release()
-
-    def _leave_source(self) -> None:
-        """Say that it does not, and wait for whoever is writing."""
-        self._in_source = False
-        if not self._runtime.sees_blocking:
-            self.wire.acquire()
-        elif self.wire is not None and self.wire.locked():
+    def _await_writer(self) -> None:
+        """On gevent: the source has returned; wait for whoever writes meanwhile."""
+        if self.wire is not None and self.wire.locked():
             self.wire.wait()
 
     def _pass_turn(self) -> None:
@@ -402,15 +411,19 @@ class Stream(Control):
             closings.append(getattr(source, "close", None))
         # Clean-up code is the source's, too: it may send, and may have to be interrupted.
         started = self._state not in ("new", "attached")
+        on_hub = self._runtime.sees_blocking
         if started:
-            self._enter_source()
+            self._in_source = True
+            if not on_hub:
+                self.wire.release()
         try:
             for close in closings:
                 if close is not None:
                     self._close_with(close)
         finally:
             if started:
-                self._leave_source()
+                self._in_source = False
+                self._await_writer() if on_hub else self.wire.acquire()
                 self._unthrow()
 
     def _close_with(self, close: Callable[[], Any]) -> None:
@@ -429,8 +442,11 @@ class Stream(Control):
         advance = self._advance
         reason = "finish"
         going_down: Optional[BaseException] = None
+        on_hub = self._runtime.sees_blocking
         while advance is not None and not self.cancelled:
-            self._enter_source()
+            self._in_source = True
+            if not on_hub:
+                self.wire.release()
             try:
                 self._take(advance())
             except StopIteration:
@@ -447,7 +463,8 @@ class Stream(Control):
                 reason, going_down = "shutdown", error
                 break
             finally:
-                self._leave_source()
+                self._in_source = False
+                self._await_writer() if on_hub else self.wire.acquire()
                 self._unthrow()
         else:
             reason = self.cancelled or reason

@@ -15,8 +15,9 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def test_settings_page_is_what_the_table_says() -> None:
-    subprocess.run([sys.executable, str(ROOT / "scripts/settings_table.py"), "--check"], check=True)
+@pytest.mark.parametrize("script", ["settings_table.py", "benchmarks_page.py"])
+def test_generated_page_is_up_to_date(script: str) -> None:
+    subprocess.run([sys.executable, str(ROOT / "scripts" / script), "--check"], check=True)
 
 
 def test_settings_that_docs_name_exist() -> None:

@@ -63,7 +63,8 @@ def test_curl_prints_what_the_readme_shows(app_file: Path) -> None:
     assert curl.startswith("curl ")
     with ScriptedUpstream([tokens("Hello", "!"), done()]) as upstream:
         with gunicorn_server(app_file, env={**KEY, "OPENAI_BASE_URL": upstream.url}) as server:
-            line = ["curl", "-s"] + shlex.split(curl.replace("localhost:8000", f"127.0.0.1:{server.port}"))[1:]
+            line = shlex.split(curl.replace("localhost:8000", f"127.0.0.1:{server.port}"))
+            line[1:1] = ["-s"]
             printed = subprocess.run(line, check=True, stdout=subprocess.PIPE, timeout=30).stdout.decode()
     assert printed.strip() == output(shown).strip()
 
