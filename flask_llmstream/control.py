@@ -114,6 +114,11 @@ class Control(Outlet):
         if self._cancellation is not None:
             self._runtime.call_soon(self._cancellation.attempt)
 
+    def _first_item(self, at: float) -> None:
+        self._first_at = at
+        if signals.first_token.receivers:
+            signals.first_token.send(self._sender, stream=self)
+
     # -- leaving ----------------------------------------------------------------------------
 
     def peer_event(self, gone: bool) -> bool:
@@ -168,6 +173,11 @@ class Control(Outlet):
     def exposed(self) -> bool:
         """Whether the source is running, not shielded, and not writing."""
         return self._in_source and not self.shields and not self._sending
+
+    def _unthrow(self) -> None:
+        """Out of the source: what was set to be raised there must not be raised here."""
+        if self._cancellation is not None and self._cancellation.thrown:
+            self._runtime.unthrow()
 
     # -- current_stream ---------------------------------------------------------------------
 

@@ -164,6 +164,11 @@ class Outlet:
         got: bool = wire.acquire(wait)
         return got
 
+    def _await_writer(self) -> None:
+        """On gevent: the source has returned; wait for whoever writes meanwhile."""
+        if self.wire is not None and self.wire.locked():
+            self.wire.wait()
+
     def _can_write(self) -> bool:
         return self._peer.can_write and not self._gone
 

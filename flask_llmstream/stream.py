@@ -167,7 +167,7 @@ class Stream(Control):
                 if not on_hub:
                     wire.acquire()
                     if self._cancellation is not None:
-                        self._unthrow()
+                        self._unthrow()  # type: ignore[unreachable]
                 elif self.wire is not None:
                     self._await_writer()
                 at = self._touched = runtime.now()
@@ -296,21 +296,11 @@ class Stream(Control):
         self._advance = iter(self._source).__next__
         self._ready = find_ready(self._inner)
 
-    def _await_writer(self) -> None:
-        """On gevent: the source has returned; wait for whoever writes meanwhile."""
-        if self.wire is not None and self.wire.locked():
-            self.wire.wait()
-
     def _pass_turn(self) -> None:
         """Let others run; a new turn begins."""
         runtime = self._runtime
         runtime.pass_turn()
         self._turn, self._turn_at, self._unshared = runtime.turns(), runtime.now(), 0
-
-    def _first_item(self, at: float) -> None:
-        self._first_at = at
-        if signals.first_token.receivers:
-            signals.first_token.send(self._sender, stream=self)
 
     # -- endings ----------------------------------------------------------------------------
 
@@ -472,11 +462,6 @@ class Stream(Control):
         self._over(reason)
         if going_down is not None:
             raise going_down
-
-    def _unthrow(self) -> None:
-        """Out of the source: what was set to be raised there must not be raised here."""
-        if self._cancellation is not None and self._cancellation.thrown:
-            self._runtime.unthrow()
 
     def _over(self, reason: str) -> None:
         """Give back everything and tell whoever wants to know; the only way to be over."""

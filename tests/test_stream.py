@@ -633,6 +633,48 @@ def test_clean_up_that_fails_is_reported_and_the_wrapper_is_closed_all_the_same(
     assert f"stream {served.stream.id}: its source failed while it was closed" in caplog.text
 
 
+@pytest.mark.parametrize("when", ["before the wire is taken", "behind it"])
+def test_exception_that_comes_out_behind_the_source_does_not_reach_the_server(when: str) -> None:
+    """CPython raises in another thread when it suits it; in the server it would end the worker."""
+    closed: List[Optional[str]] = []
+
+    class Late:
+        """A wire in whose place the exception is raised, once, and only in the server's thread."""
+
+        def __init__(self) -> None:
+            self.armed = 0
+            self._lock = threading.Lock()
+            self._lock.acquire()
+
+        def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+            if self.armed == threading.get_ident():
+                self.armed = 0
+                if when == "behind it":
+                    self._lock.acquire()
+                raise StreamCancelled("disconnect")
+            return self._lock.acquire(blocking, timeout)
+
+        def release(self) -> None:
+            self._lock.release()
+
+    def source() -> Iterator[str]:
+        try:
+            late = stream.wire = Late()
+            yield "a"
+            stream.cancel("disconnect")
+            late.armed = threading.get_ident()
+            yield "b"
+        finally:
+            closed.append(current_stream.cancelled)
+
+    served = Served(source())
+    stream = served.stream
+    with served:
+        assert served.end().reason == "disconnect"
+    assert closed == ["disconnect"]
+    assert isinstance(served.error, ConnectionResetError)
+
+
 def test_time_limit_ends_a_stream_that_blocks(gates: Callable[[], Gate]) -> None:
     gate = gates()
 
