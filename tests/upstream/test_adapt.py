@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 import threading
@@ -235,7 +236,7 @@ def test_a_response_that_was_loaded(post):
     assert list(post(PLAIN, raw(b"a"), stream=False)) == [TextDelta("a")]
 
 
-@pytest.mark.parametrize("body", [None, b"no json", b"[]", b"{}", iter([b"{}"])])
+@pytest.mark.parametrize("body", [None, b"no json", b"[]", b"{}", io.BytesIO(b"{}")])
 def test_a_response_to_a_request_of_another_shape(upstream, body):
     upstream.script = [status(400)]
     url = upstream.url + "/chat/completions"
