@@ -14,12 +14,15 @@ __all__ = ["CASES", "Case", "Sizes"]
 
 Figures = Dict[str, List[float]]
 
+#: How often each contender has its turn in one round of the paced case.
+_TURNS = 5
+
 
 class Sizes(NamedTuple):
     """How much work is done."""
 
     rounds: int = 15
-    #: Streams at a steady rate, their events per second, and how often each contender has its turn.
+    #: Streams at a steady rate, their events per second; in so many rounds.
     paced_streams: int = 200
     paced_rate: float = 50.0
     paced_rounds: int = 30
@@ -84,15 +87,15 @@ def _paced(found: List[Contender], sizes: Sizes, upstream: str) -> Figures:
             clocks = [f"{rate},{number / count},{turn},{len(found)}" for number in range(count)]
             targets = [each.target(f"/paced?clock={clock}") for clock in clocks]
             load.open(each.server.address, targets, each.name)
-        seconds = TURN * len(found)
-        load.run(2 * seconds)
+        seconds = _TURNS * TURN * len(found)
+        load.run(seconds)
         for _ in range(3 * sizes.paced_rounds):
             before = [(each.cpu(), load.events[each.name]) for each in found]
             load.run(seconds)
             used = [each.cpu() - cpu for each, (cpu, _) in zip(found, before)]
             sent = [load.events[each.name] - events for each, (_, events) in zip(found, before)]
             # A worker that others have kept from its core has not kept the pace that is asked for.
-            if min(sent) > count * rate * TURN * 0.8:
+            if min(sent) > count * rate * _TURNS * TURN * 0.8:
                 for each, cpu, events in zip(found, used, sent):
                     figures[each.name].append(cpu * 1e6 / events)
             if len(figures[found[0].name]) == sizes.paced_rounds:

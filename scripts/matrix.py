@@ -118,6 +118,8 @@ def run_tests(environment: Environment, python: Path, arguments: Sequence[str]) 
         path = os.pathsep.join((str(python.parent), os.environ.get("PATH", os.defpath)))
         variables = {**os.environ, "PATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
         variables.pop("PYTHONPATH", None)
+        # The weights are no part of what is tested, and large: the model runs where they are.
+        variables.setdefault("LLMSTREAM_LOCAL_PYTHON", sys.executable)
         where = [str(python), "-c", "import flask_llmstream; print(flask_llmstream.__file__)"]
         found = subprocess.run(where, cwd=scratch, env=variables, stdout=subprocess.PIPE, text=True)
         if found.returncode or not found.stdout.startswith(str(VENVS)):

@@ -10,9 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-pytestmark = pytest.mark.skipif(
-    not (ROOT / "docs").exists(), reason="an installed wheel is tested without the docs"
-)
+pytestmark = pytest.mark.checkout
 
 
 @pytest.mark.parametrize("script", ["settings_table.py", "benchmarks_page.py"])

@@ -18,9 +18,7 @@ from flask_llmstream.testing.upstreams import done, silence, tokens
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
-pytestmark = pytest.mark.skipif(
-    not README.exists(), reason="an installed wheel is tested without the README"
-)
+pytestmark = [pytest.mark.checkout, pytest.mark.live]
 KEY = {"OPENAI_API_KEY": "not-a-key"}
 
 
