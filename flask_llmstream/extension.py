@@ -15,6 +15,8 @@ class LLMStreamState:
     def __init__(self, settings: Settings) -> None:
         #: The settings in force.
         self.settings = settings
+        #: What streams call in this app, see ``responses``; made by the first of them.
+        self.callbacks: Any = None
 
 
 class LLMStream:

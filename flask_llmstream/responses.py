@@ -148,6 +148,17 @@ def _around_end(app: Any) -> Callable[[Callable[[], None]], None]:
     return around
 
 
+def _callbacks_of(app: Any, expose: bool) -> Tuple[Any, Any]:
+    """Return what streams call in *app*: to describe a failure, and around their end."""
+    state = app.extensions.get("llmstream")
+    callbacks: Optional[Tuple[Any, Any]] = None if state is None else state.callbacks
+    if callbacks is None:
+        callbacks = _describer(app, expose), _around_end(app)
+        if state is not None:
+            state.callbacks = callbacks  # one for all: an idle stream should be small
+    return callbacks
+
+
 def stream_response(
     source: Iterable[Any],
     *,
@@ -200,11 +211,11 @@ def stream_response(
         (), status=status, headers=stream_headers(encoder.content_type, headers)
     )
     inner = iter(source)
+    describe, around_end = _callbacks_of(app, settings.expose_errors)
     response.llmstream = Stream(
         stream_with_context(inner) if has_request_context() else inner,
         format=encoder, settings=settings, chunker=chunker,
-        describe=_describer(app, settings.expose_errors), around_end=_around_end(app),
-        sender=app, inner=inner,
+        describe=describe, around_end=around_end, sender=app, inner=inner,
     )
     return response
 

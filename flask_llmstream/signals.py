@@ -42,7 +42,7 @@ _signals = Namespace()
 stream_started = _signals.signal("stream-started")
 #: The source has yielded for the first time; sent once a stream.
 first_token = _signals.signal("first-token")
-#: The client has left before the end.
+#: The client has left before the end. Receivers must not block: all streams wait for them.
 client_disconnected = _signals.signal("client-disconnected")
 #: The stream is over; the keyword ``end`` holds the :class:`~flask_llmstream.StreamEnd`.
 stream_finished = _signals.signal("stream-finished")
