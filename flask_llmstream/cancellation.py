@@ -109,7 +109,10 @@ class Cancellation:
             if self._producer.exposed() and self._runtime.now() >= self._not_before:
                 self._shoot()
         finally:
+            # Before any other call: under a tracer CPython 3.11 waits in it, holding the
+            # interpreter, for an exception that its thread may only raise once it has the wire.
             self._producer.wire.release()
+        self._warn()
 
     def told(self) -> None:
         """Take note that the producer has the exception from elsewhere; its grace begins."""
@@ -152,7 +155,6 @@ class Cancellation:
             if self._runtime.frame(self._producer.task) is frame and frame.f_lasti == at:
                 self.told()
                 self._runtime.throw(self._producer.task, cancelled_because(self.reason), sock)
-                self._warn()
         elif not self.thrown:
             # Not provably in a read: an exception might land in clean-up code. What the stream
             # owns alone can be broken all the same; whoever reads it next will notice.
