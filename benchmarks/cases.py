@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
-from typing import Callable, Dict, List, NamedTuple, Optional
+from typing import Callable, Dict, List, NamedTuple, Optional, Set
 
 from benchmarks.apps.work import TURN
 from benchmarks.contenders import Contender, contenders
@@ -172,27 +173,42 @@ def _first_byte(found: List[Contender], sizes: Sizes, upstream: str) -> Figures:
     return _in_turns(found, sizes.rounds, measure)
 
 
-def _leaving(quantile: float) -> Callable[..., Figures]:
+def _leaving(all_at_once: bool) -> Callable[..., Figures]:
     def measure_all(found: List[Contender], sizes: Sizes, upstream: str) -> Figures:
-        return _in_turns(found, sizes.idle_rounds, lambda each: _left(each, sizes, quantile))
+        never: Set[str] = set()
+
+        def measure(each: Contender) -> float:
+            latency = math.inf if each.name in never else _left(each, sizes, all_at_once)
+            if latency == math.inf:
+                never.add(each.name)  # its generators are still there
+            return latency
+
+        return _in_turns(found, sizes.idle_rounds, measure)
 
     return measure_all
 
 
-def _left(each: Contender, sizes: Sizes, quantile: float) -> float:
-    """Return the milliseconds from a departure to the end of the generator; infinity for never."""
+def _left(each: Contender, sizes: Sizes, all_at_once: bool) -> float:
+    """Return the milliseconds from a departure to the end of the generator, p99; or infinity."""
     known = len(each.ask("/closings"))
     with Load() as load:
         load.open(each.server.address, [each.target("/idle")] * sizes.idle_streams)
         load.run_until(lambda: load.events[""] >= sizes.idle_streams, 30)
-        left = time.monotonic()
-        load.close()
-    for _ in range(20):
-        closings: List[float] = sorted(each.ask("/closings")[known:])
-        if len(closings) >= sizes.idle_streams:
-            return (closings[int(quantile * (len(closings) - 1))] - left) * 1e3
-        time.sleep(0.05)
-    return float("inf")
+        if all_at_once:
+            left = [time.monotonic()] * sizes.idle_streams
+            load.close()
+        else:
+            left = load.leave(sizes.idle_streams // 5, 0.005)
+        for _ in range(20):
+            closed: List[float] = sorted(each.ask("/closings")[known:])
+            if len(closed) >= len(left):
+                break
+            time.sleep(0.05)
+        else:
+            return math.inf
+    _settle(each)
+    latencies = sorted(end - begin for begin, end in zip(left, closed))
+    return latencies[int(0.99 * (len(latencies) - 1))] * 1e3
 
 
 CASES = [
@@ -240,7 +256,12 @@ CASES = [
         lambda sizes: "request to the first byte of an event, one at a time, median",
     ),
     Case(
-        "leaving", "ms", None, None, _leaving(0.99),
-        lambda sizes: f"client leaves to generator closed, {sizes.idle_streams} idle streams at once, p99",
+        "leaving", "ms", None, None, _leaving(all_at_once=False),
+        lambda sizes: f"client leaves to generator closed, of {sizes.idle_streams} idle streams one after"
+        " another, p99",
+    ),
+    Case(
+        "leaving, all", "ms", None, None, _leaving(all_at_once=True),
+        lambda sizes: f"{sizes.idle_streams} clients leave at once, to the last generator closed but 1 %",
     ),
 ]

@@ -47,11 +47,19 @@ class Load:
             self._half[sock.fileno()] = False
             self._epoll.register(sock.fileno(), select.EPOLLIN)
 
+    def leave(self, count: int, pause: float) -> List[float]:
+        """Leave *count* streams, one each *pause* seconds; return when each was left."""
+        moments: List[float] = []
+        for _ in range(min(count, len(self._open))):
+            sock = self._open.popitem()[1]
+            moments.append(time.monotonic())
+            sock.close()
+            time.sleep(pause)
+        return moments
+
     def close(self) -> None:
         """Leave all streams at once."""
-        for sock in self._open.values():
-            sock.close()
-        self._open.clear()
+        self.leave(len(self._open), 0)
 
     def run(self, seconds: float) -> None:
         """Read for that long."""
