@@ -102,6 +102,8 @@ class Cancellation:
             if self._producer.exposed():
                 self._throw()
             return
+        if self.thrown and self._producer.exposed():
+            self._warn()
         # Threads: holding the wire keeps the producer from leaving its source meanwhile.
         if not self._producer.wire.acquire(False):
             return
@@ -112,7 +114,6 @@ class Cancellation:
             # Before any other call: under a tracer CPython 3.11 waits in it, holding the
             # interpreter, for an exception that its thread may only raise once it has the wire.
             self._producer.wire.release()
-        self._warn()
 
     def told(self) -> None:
         """Take note that the producer has the exception from elsewhere; its grace begins."""
@@ -131,8 +132,9 @@ class Cancellation:
         pooled = self._is_pooled(frame, now)
         if pooled is None:
             return
+        if self.thrown:
+            self._warn()
         self.told()
-        self._warn()
         # What goes back to a pool with half a reply in it must be dead.
         broken = waiting_socket(frame) if pooled else None
         self._runtime.throw(self._producer.task, cancelled_because(self.reason), broken)
@@ -162,7 +164,7 @@ class Cancellation:
                 sever(closable)
 
     def _warn(self) -> None:
-        if self.thrown > 1 and not self._warned:
+        if not self._warned:
             self._warned = True
             _log.warning(
                 "stream %s: its source goes on %.1f s after it was cancelled (%s); let"
