@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from flask_llmstream.ending import StreamEnd
     from flask_llmstream.exceptions import LLMStreamError, StreamCancelled, UpstreamError
     from flask_llmstream.extension import LLMStream
+    from flask_llmstream.middleware import LLMStreamMiddleware
     from flask_llmstream.responses import stream, stream_response
     from flask_llmstream.sansio.events import (
         Comment,
@@ -42,6 +43,7 @@ __all__ = [
     "JsonDelta",
     "LLMStream",
     "LLMStreamError",
+    "LLMStreamMiddleware",
     "ReasoningDelta",
     "StreamCancelled",
     "StreamEnd",
@@ -63,6 +65,7 @@ _EXPORTS = {
     "JsonDelta": ".sansio.events",
     "LLMStream": ".extension",
     "LLMStreamError": ".exceptions",
+    "LLMStreamMiddleware": ".middleware",
     "ReasoningDelta": ".sansio.events",
     "StreamCancelled": ".exceptions",
     "StreamEnd": ".ending",

@@ -1,4 +1,6 @@
-"""Who is at the other end of a request, and the watcher that sees it leave.
+"""The watcher, which sees the client of a request leave.
+
+Who that client is, :mod:`flask_llmstream.servers` finds out.
 
 Decisions
     1. One epoll object per process, each client registered for ``EPOLLRDHUP`` alone: nothing is
@@ -6,18 +8,16 @@ Decisions
        way, and an idle stream costs no CPU.
     2. A FIN alone is not a departure: ``nc -N`` and some HTTP clients close their half and read
        on. The stream probes with a heartbeat; a peer that is really gone answers with RST.
-    3. What a server needs to end a request quietly when its client has left is one column of the
-       same table: most take an ``OSError`` for that, others log a traceback for it.
 """
 
 from __future__ import annotations
 
-import errno
 import logging
 import select
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple
+from typing import Any, Dict, List, Tuple
 
 from flask_llmstream.runtime import Runtime, current_runtime, per_process
+from flask_llmstream.servers import Peer, find_peer, leave_quietly
 
 try:
     from typing import Protocol
@@ -31,70 +31,6 @@ _log = logging.getLogger(__name__)
 _RDHUP = getattr(select, "EPOLLRDHUP", 0x2000)
 _ONESHOT = getattr(select, "EPOLLONESHOT", 1 << 30)
 _GONE = getattr(select, "EPOLLHUP", 0x10) | getattr(select, "EPOLLERR", 0x8)
-
-
-class Peer(NamedTuple):
-    """The client of one request, as far as its server lets us see it."""
-
-    #: Name of the row below that matched, for logs and reports.
-    server: str
-    #: Descriptor of the client's connection, ``None`` where the server hides it.
-    fd: Optional[int]
-    #: Whether the callable that ``start_response`` returns writes to this connection.
-    can_write: bool
-    #: Whether the server takes an ``OSError`` as the quiet way out.
-    leaves_with_error: bool
-
-
-def _gunicorn(environ: Mapping[str, Any]) -> Any:
-    return environ.get("gunicorn.socket")
-
-
-def _gunicorn_pywsgi(environ: Mapping[str, Any]) -> Any:
-    return environ.get("gunicorn.sock")
-
-
-def _werkzeug(environ: Mapping[str, Any]) -> Any:
-    return environ.get("werkzeug.socket")
-
-
-#: (name, how the socket is found in the environ), tried in this order.
-_SERVERS: Tuple[Tuple[str, Any], ...] = (
-    ("gunicorn", _gunicorn),
-    ("gunicorn gevent_pywsgi", _gunicorn_pywsgi),
-    ("werkzeug", _werkzeug),
-)
-
-
-def find_peer(environ: Mapping[str, Any], start_response: Any) -> Peer:
-    """Return what is known of the client of this request.
-
-    Where no row matches, a departure is seen only when a write fails.
-    """
-    for name, find in _SERVERS:
-        sock = find(environ)
-        if sock is None:
-            continue
-        try:
-            fd = sock.fileno()
-        except (OSError, ValueError):
-            fd = -1
-        if fd < 0:
-            break
-        if str(environ.get("SERVER_PROTOCOL", "")).startswith("HTTP/2"):
-            # Only gunicorn's own HTTP/2 response frames what write() is given; before 26.2 it
-            # would put HTTP/1 bytes on the connection. The socket is good for watching only.
-            owner = type(getattr(start_response, "__self__", None)).__name__
-            return Peer(name + " HTTP/2", fd, owner == "HTTP2Response", False)
-        return Peer(name, fd, True, True)
-    return Peer("unknown", None, False, False)
-
-
-def leave_quietly(peer: Peer) -> BaseException:
-    """Return what to raise from ``__next__`` so that the server closes without a traceback."""
-    if peer.leaves_with_error:
-        return ConnectionResetError(errno.ECONNRESET, "the client has left")
-    return StopIteration()
 
 
 class Watched(Protocol):

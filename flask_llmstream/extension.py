@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Optional
 
+from flask_llmstream.middleware import LLMStreamMiddleware
+from flask_llmstream.sansio.headers import essence
 from flask_llmstream.settings import SETTINGS, Settings
 
 __all__ = ["LLMStream", "LLMStreamState"]
@@ -22,6 +24,10 @@ class LLMStreamState:
 class LLMStream:
     """Set up streaming for an app, or for several with :meth:`init_app`.
 
+    Routes that stream already become streams of ours without a change, see
+    :mod:`flask_llmstream.middleware`. Initialise it after other middleware that wraps
+    ``app.wsgi_app``: what is put around it later must pass each item on.
+
     :param app: the Flask app; may come later.
     :param settings: values that win over the ``LLMSTREAM_*`` keys of ``app.config``, by lower-case
         name: ``LLMStream(app, heartbeat_interval=10)``.
@@ -38,8 +44,24 @@ class LLMStream:
     def init_app(self, app: Any) -> None:
         """Set up *app*; nothing of it is kept here."""
         settings = Settings.from_config(app.config, self._overrides)
+        again = "llmstream" in app.extensions
         app.extensions["llmstream"] = LLMStreamState(settings)
-        _add_commands(app)
+        if not again:
+            _add_commands(app)
+        if settings.retrofit:
+            _retrofit(app, settings)
+
+
+def _retrofit(app: Any, settings: Settings) -> None:
+    """Take the streams of unmodified routes into our care."""
+    from flask_llmstream.responses import run_in_app_context
+    from flask_llmstream.shield import make_shield
+
+    middleware = app.wsgi_app
+    if not isinstance(middleware, LLMStreamMiddleware):
+        middleware = app.wsgi_app = LLMStreamMiddleware(app.wsgi_app)
+        app.before_request(make_shield(frozenset(map(essence, settings.retrofit))))
+    middleware.configure(settings, app, run_in_app_context(app))
 
 
 def _add_commands(app: Any) -> None:

@@ -204,7 +204,7 @@ class Outlet:
             if self._frames:
                 self._held_since = now  # come again for it
             return True
-        if len(comment) + sum(map(len, self._frames)) > _FITS:
+        if fd is None or len(comment) + sum(map(len, self._frames)) > _FITS:
             self._runtime.spawn(lambda: self._write_aside(comment), "llmstream-writer")
             return None
         return self._write(comment)
@@ -228,13 +228,13 @@ class Outlet:
             del frames[:]
             if not self._opened and self._settings.padding:
                 data = self._format.opening(self._settings.padding) + data
-        if not data:
+        if not data and self._opened:
             return True
         try:
             if not self._opened:
                 self._open(b"")
             self._writer(data)  # type: ignore[misc]
-        except OSError:
+        except (OSError, self._peer.error):
             return False
         except Exception:
             self._peer = self._peer._replace(can_write=False)

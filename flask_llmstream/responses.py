@@ -29,9 +29,9 @@ from flask_llmstream.sansio.chunkers import make_chunker
 from flask_llmstream.sansio.headers import stream_headers
 from flask_llmstream.sansio.native import SSEFormat
 from flask_llmstream.settings import Settings
-from flask_llmstream.stream import Stream
+from flask_llmstream.stream import ENVIRON_KEY, Stream
 
-__all__ = ["StreamResponseMixin", "settings_of", "stream", "stream_response"]
+__all__ = ["StreamResponseMixin", "run_in_app_context", "settings_of", "stream", "stream_response"]
 
 #: Wire formats by name.
 _FORMATS: Dict[str, Callable[[], Any]] = {"sse": SSEFormat}
@@ -88,6 +88,9 @@ class StreamResponseMixin:
     def __call__(self, environ: Dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         """Answer the request; see PEP 3333."""
         body = self.llmstream
+        environ[ENVIRON_KEY] = body
+        # The retrofit has nothing to add, and find_peer() looks at the server's own.
+        start_response = getattr(start_response, "start_response", start_response)
         headers = self.get_wsgi_headers(environ)
         status: str = self.status  # type: ignore[attr-defined]
         pairs: List[Tuple[str, str]] = [(str(key), str(value)) for key, value in headers]
@@ -140,7 +143,9 @@ def _describer(app: Any, expose: bool) -> Callable[[BaseException], Failure]:
     return describe
 
 
-def _around_end(app: Any) -> Callable[[Callable[[], None]], None]:
+def run_in_app_context(app: Any) -> Callable[[Callable[[], None]], None]:
+    """Return what runs a function in the context of *app*."""
+
     def around(run: Callable[[], None]) -> None:
         with app.app_context():
             run()
@@ -153,7 +158,7 @@ def _callbacks_of(app: Any, expose: bool) -> Tuple[Any, Any]:
     state = app.extensions.get("llmstream")
     callbacks: Optional[Tuple[Any, Any]] = None if state is None else state.callbacks
     if callbacks is None:
-        callbacks = _describer(app, expose), _around_end(app)
+        callbacks = _describer(app, expose), run_in_app_context(app)
         if state is not None:
             state.callbacks = callbacks  # one for all: an idle stream should be small
     return callbacks

@@ -93,6 +93,11 @@ SETTINGS: Tuple[Setting, ...] = (
         "Whether clients see the text of exceptions; otherwise they see a masked message.",
     ),
     Setting(
+        "retrofit", ("text/event-stream", "application/x-ndjson"), _is_names, "a list of content types",
+        "Content types of the responses of unmodified routes that become streams; an empty list turns"
+        " that off. Add `text/plain` where your routes stream it.",
+    ),
+    Setting(
         "shielded_modules", (), _is_names, "a list of module names",
         "Further packages with pooled connections inside which no cancellation is thrown.",
     ),
@@ -112,6 +117,7 @@ class Settings:
     on_disconnect: Any
     cancel_grace: float
     expose_errors: bool
+    retrofit: Tuple[str, ...]
     shielded_modules: Tuple[str, ...]
 
     def __init__(self, **values: Any) -> None:

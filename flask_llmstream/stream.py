@@ -32,6 +32,7 @@ from typing import Any, Callable, List, Optional, Tuple
 
 from flask_llmstream import current, signals
 from flask_llmstream.control import Control
+from flask_llmstream.culprits import look_for_collector
 from flask_llmstream.disconnect import Peer, current_watcher, leave_quietly
 from flask_llmstream.ending import StreamEnd
 from flask_llmstream.exceptions import StreamCancelled
@@ -41,7 +42,10 @@ from flask_llmstream.runtime import current_runtime
 from flask_llmstream.settings import Settings
 from flask_llmstream.ticker import current_ticker
 
-__all__ = ["Stream", "StreamEnd"]
+__all__ = ["ENVIRON_KEY", "Stream", "StreamEnd"]
+
+#: Says in a WSGI environ that its response is a :class:`Stream`.
+ENVIRON_KEY = "flask_llmstream.stream"
 
 _log = logging.getLogger(__name__)
 
@@ -125,7 +129,7 @@ class Stream(Control):
             raise RuntimeError("a stream can be sent once; make a new response for each request")
         self._state = "attached"
         self._peer = peer
-        self._start_response = start_response
+        self._start_response = peer.start_response or start_response
         self._status = status
         self._headers = headers
         self._on_close = on_close
@@ -264,7 +268,7 @@ class Stream(Control):
     def _first_or_last(self) -> bytes:
         if self._state == "attached":
             self._begin()
-            if self._hold_until <= self._started_at:
+            if self._hold_until <= self._started_at or not self._peer.opens_aside:
                 return self._open(self._format.opening(self._settings.padding))
             return self.__next__()
         if self._state == "ending":
@@ -276,6 +280,7 @@ class Stream(Control):
     def _begin(self) -> None:
         runtime = self._runtime = current_runtime()
         settings = self._settings
+        look_for_collector(self.id)
         now = self._started_at = self._touched = self._turn_at = runtime.now()
         self.task = runtime.task()
         if not runtime.sees_blocking:

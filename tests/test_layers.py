@@ -40,6 +40,8 @@ def test_every_module_has_its_place_in_one_layer() -> None:
 
 def test_every_module_below_the_responses_may_not_import_flask() -> None:
     order = layers()
-    below = {module for layer in order[order.index(["responses"]) + 1 :] for module in layer}
+    (responses,) = (number for number, layer in enumerate(order) if "responses" in layer)
+    # The retrofit serves any WSGI app.
+    below = {module for layer in order[responses + 1 :] for module in layer} | {"adopted", "middleware"}
     lines = contracts()["importlinter:contract:frameworks"]["source_modules"].split()
     assert set(lines) == {f"flask_llmstream.{module}" for module in below & modules()}

@@ -1,0 +1,89 @@
+"""Who in this process holds a stream back? Answered from frames, to name the place in a warning."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from types import CodeType, FrameType
+from typing import FrozenSet, Optional, Set
+
+__all__ = ["collector_above", "describe_frame", "look_for_collector", "outside_frame", "warn_once"]
+
+_log = logging.getLogger(__name__)
+
+#: Servers that send each item of a body as it comes; a C server has no frame at all.
+_SERVERS: FrozenSet[str] = frozenset(
+    {"a2wsgi", "cheroot", "cherrypy", "eventlet", "gevent", "gunicorn", "hypercorn", "paste", "twisted",
+     "uvicorn", "waitress", "wsgiref"}
+)
+#: Modules of packages that are also something else than servers.
+_SERVER_MODULES: FrozenSet[str] = frozenset({"werkzeug.serving", "werkzeug.test"})
+_GENERATOR = 0x20  # inspect.CO_GENERATOR, without importing inspect in every worker
+
+#: Where a warning was given already.
+_warned: Set[CodeType] = set()
+#: Who was looked at already, and is in nobody's way.
+_cleared: Set[CodeType] = set()
+
+
+def look_for_collector(name: str) -> None:
+    """Warn where whoever asks for the first item of the stream *name* is no server.
+
+    It costs a look at one frame, except for the first stream of each caller.
+    """
+    frame = outside_frame("flask_llmstream")
+    if frame is None or frame.f_code in _cleared or frame.f_code in _warned:
+        return
+    collector = collector_above(frame)
+    if collector is None:
+        _cleared.add(frame.f_code)
+    else:
+        warn_once(
+            collector,
+            f"stream {name}: %s takes its items, and is no server that is known to send each at once."
+            " If it collects them, nothing streams: let it pass streams on, or put the streaming"
+            " routes outside of it",
+        )
+
+
+def collector_above(frame: Optional[FrameType]) -> Optional[FrameType]:
+    """Return the frame that asks for the items of a body without being a server, or ``None``.
+
+    Generators and iterators hand each item on and are passed over; whoever stands above them asks.
+
+    :param frame: the innermost frame outside of this package.
+    """
+    while frame is not None:
+        module = str(frame.f_globals.get("__name__", ""))
+        if module.partition(".")[0] in _SERVERS or module in _SERVER_MODULES:
+            return None
+        code = frame.f_code
+        if not code.co_flags & _GENERATOR and code.co_name not in ("__next__", "next", "<genexpr>"):
+            return frame
+        frame = frame.f_back
+    return None
+
+
+def outside_frame(*packages: str) -> Optional[FrameType]:
+    """Return the innermost frame whose module is in none of *packages*."""
+    frame: Optional[FrameType] = sys._getframe(1)
+    while frame is not None:
+        if str(frame.f_globals.get("__name__", "")).partition(".")[0] not in packages:
+            return frame
+        frame = frame.f_back
+    return None
+
+
+def describe_frame(frame: FrameType) -> str:
+    """Return function, file and line of *frame*."""
+    code = frame.f_code
+    owner = frame.f_locals.get("self")
+    name = code.co_name if owner is None else f"{type(owner).__name__}.{code.co_name}"
+    return f"{frame.f_globals.get('__name__')}.{name} ({code.co_filename}:{frame.f_lineno})"
+
+
+def warn_once(frame: FrameType, message: str) -> None:
+    """Log *message*, with ``%s`` for the place, as a warning: once for each place."""
+    if frame.f_code not in _warned:
+        _warned.add(frame.f_code)
+        _log.warning(message, describe_frame(frame))

@@ -1,0 +1,221 @@
+"""Retrofit: a WSGI middleware that takes streaming responses into its care.
+
+``LLMStream(app)`` puts it around a Flask app; any other WSGI app is wrapped by hand::
+
+    application = LLMStreamMiddleware(application)
+
+Decisions
+    1. What streams is known by its ``Content-Type``. A response with a length, without a body, or
+       of another type passes as it is and costs one object and one look at its headers.
+    2. The body stays where it is: the server's ``next()`` on our stream is ``next()`` on the app's
+       iterable, in the same greenlet or thread, so contexts, thread-locals and scoped sessions are
+       what the app was written for.
+    3. An app that uses the ``write()`` of ``start_response`` sends by itself; it is left alone.
+
+PEP 3333: https://peps.python.org/pep-3333/
+"""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Dict, FrozenSet, Iterable, Iterator, List, Optional, Tuple
+
+from flask_llmstream.adopted import AdoptedStream
+from flask_llmstream.disconnect import find_peer
+from flask_llmstream.sansio.headers import adopted_headers, essence
+from flask_llmstream.settings import Settings
+from flask_llmstream.stream import ENVIRON_KEY
+
+__all__ = ["LLMStreamMiddleware"]
+
+_Headers = List[Tuple[str, str]]
+
+
+class LLMStreamMiddleware:
+    """Gives every streaming response of *app* what streams need; others pass untouched.
+
+    That is: headers that keep proxies from buffering, an opening comment, heartbeats, the
+    detection of clients that leave, cancellation, time limits and signals.
+
+    :param app: any WSGI app.
+    :param settings: the settings by lower-case name, see :mod:`flask_llmstream.settings`.
+    :raises TypeError: for something that is no app, or a setting that does not exist.
+    :raises ConfigurationError: for a setting with an impossible value.
+    """
+
+    def __init__(self, app: Callable[..., Any], **settings: Any) -> None:
+        if not callable(app):
+            raise TypeError(f"expected a WSGI app, which is callable, got {type(app).__name__}")
+        #: The wrapped app.
+        self.app = app
+        self.configure(Settings(**settings), app)
+
+    def configure(
+        self,
+        settings: Settings,
+        sender: Any,
+        around_end: Optional[Callable[[Callable[[], None]], None]] = None,
+    ) -> None:
+        """Set what adopted streams get.
+
+        :param settings: the settings in force.
+        :param sender: sender of the signals.
+        :param around_end: is called with a function that runs the ``on_end`` callbacks.
+        """
+        self._settings = settings
+        self._types = frozenset(essence(name) for name in settings.retrofit)
+        self._sender = sender
+        self._around_end = around_end
+
+    def __call__(self, environ: Dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        """Answer a request; see PEP 3333."""
+        answer = _Answer(start_response, self._types)
+        body: Iterable[bytes] = self.app(environ, answer)
+        if answer.adopted is None:
+            if answer.started:
+                return body
+            if ENVIRON_KEY in environ:
+                answer.passing = True  # a stream of ours already, which starts with its first byte
+                return body
+            # An app that is itself a generator: nothing of it has run yet.
+            return _Late(body, lambda rest: self._adopt(environ, answer, rest), answer)
+        if environ.get("REQUEST_METHOD") == "HEAD":
+            answer.pass_on()
+            return body
+        return self._adopt(environ, answer, body)
+
+    def _adopt(self, environ: Dict[str, Any], answer: _Answer, body: Iterable[bytes]) -> AdoptedStream:
+        status, headers, content_type, encoding = answer.adopted  # type: ignore[misc]
+        answer.passing = True
+        stream = AdoptedStream(
+            body, content_type=content_type, encoding=encoding, settings=self._settings,
+            sender=self._sender, around_end=self._around_end,
+        )
+        start_response = answer.start_response
+        peer = find_peer(environ, start_response)
+        stream.attach(peer, start_response, status, adopted_headers(headers), stream.release_body)
+        return stream
+
+
+class _Answer:
+    """The ``start_response`` that the app is given; it looks at what goes by."""
+
+    __slots__ = ("start_response", "adopted", "started", "passing", "_types", "_server_write")
+
+    def __init__(self, start_response: Callable[..., Any], types: FrozenSet[str]) -> None:
+        #: The server's own.
+        self.start_response = start_response
+        #: Status, headers, content type and encoding of a response that streams.
+        self.adopted: Optional[Tuple[str, _Headers, str, str]] = None
+        #: Whether the app has called us.
+        self.started = False
+        #: Whether nothing is adopted any more.
+        self.passing = False
+        self._types = types
+        self._server_write: Optional[Callable[[bytes], Any]] = None
+
+    def __call__(self, status: str, headers: _Headers, exc_info: Any = None) -> Callable[[bytes], Any]:
+        self.started = True
+        if not self.passing:
+            self.adopted = self._look_at(status, headers)
+            if self.adopted is not None:
+                return self._write
+        write: Callable[[bytes], Any] = (
+            self.start_response(status, headers)
+            if exc_info is None
+            else self.start_response(status, headers, exc_info)
+        )
+        return write
+
+    def _look_at(self, status: str, headers: _Headers) -> Optional[Tuple[str, _Headers, str, str]]:
+        content_type = encoding = ""
+        for name, value in headers:
+            if len(name) == 12:
+                if name.lower() == "content-type":
+                    content_type = value
+                    if essence(value) not in self._types:
+                        return None
+            elif len(name) in (14, 16):
+                lower = name.lower()
+                if lower == "content-length":
+                    return None
+                if lower == "content-encoding":
+                    encoding = value
+        if not content_type or status[:1] != "2" or status[:3] in ("204", "205"):
+            return None
+        return status, headers, content_type, encoding
+
+    def pass_on(self) -> Callable[[bytes], Any]:
+        """Start the response as the app has asked for; return the server's ``write()``."""
+        status, headers, _, _ = self.adopted  # type: ignore[misc]
+        self.adopted = None
+        self.passing = True
+        write: Callable[[bytes], Any] = self.start_response(status, headers)
+        return write
+
+    def _write(self, data: bytes) -> None:
+        if self._server_write is None:
+            if self.passing:
+                raise RuntimeError("write() may only be called before the app has returned (PEP 3333)")
+            self._server_write = self.pass_on()
+        self._server_write(data)
+
+
+class _Late:
+    """The body of an app that calls ``start_response`` while its first item is made."""
+
+    __slots__ = ("_body", "_adopt", "_answer", "_advance", "_close")
+
+    def __init__(
+        self,
+        body: Iterable[bytes],
+        adopt: Callable[[Iterable[bytes]], AdoptedStream],
+        answer: _Answer,
+    ) -> None:
+        self._body = body
+        self._adopt = adopt
+        self._answer = answer
+        self._advance: Optional[Callable[[], bytes]] = None
+        self._close: Optional[Callable[[], Any]] = getattr(body, "close", None)
+
+    def __iter__(self) -> _Late:
+        return self
+
+    def __next__(self) -> bytes:
+        if self._advance is not None:
+            return self._advance()
+        items = iter(self._body)
+        first = next(items)
+        if self._answer.adopted is None:
+            self._advance = items.__next__
+            return first
+        stream = self._adopt(_Rest(first, items, self._close))
+        self._close = stream.close
+        self._advance = stream.__next__
+        return self._advance()
+
+    def close(self) -> None:
+        """Close the app's iterable, or the stream that was made of it."""
+        if self._close is not None:
+            self._close()
+
+
+class _Rest:
+    """An iterable whose first item was taken already."""
+
+    __slots__ = ("_first", "_items", "close")
+
+    def __init__(self, first: bytes, items: Iterator[bytes], close: Optional[Callable[[], Any]]) -> None:
+        self._first: Optional[bytes] = first
+        self._items = items
+        self.close = close if close is not None else _nothing
+
+    def __iter__(self) -> _Rest:
+        return self
+
+    def __next__(self) -> bytes:
+        first, self._first = self._first, None
+        return next(self._items) if first is None else first
+
+
+def _nothing() -> None:
+    """Close what has no ``close``."""
