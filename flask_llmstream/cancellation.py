@@ -56,7 +56,7 @@ class Producer(Protocol):
 class Cancellation:
     """One stream's cancellation, from the wish to the end of the source."""
 
-    __slots__ = ("reason", "retry_at", "thrown", "_producer", "_runtime", "_grace", "_pause",
+    __slots__ = ("reason", "code", "retry_at", "thrown", "_producer", "_runtime", "_grace", "_pause",
                  "_patience_ends", "_also", "_not_before", "_warned")
 
     def __init__(
@@ -66,9 +66,12 @@ class Cancellation:
         runtime: Runtime,
         grace: float,
         also: Tuple[str, ...] = (),
+        code: Optional[str] = None,
     ) -> None:
         #: Why: ``disconnect``, ``stop``, ``timeout`` or ``shutdown``.
         self.reason = reason
+        #: What the client is told.
+        self.code = reason if code is None else code
         #: How often the producer was interrupted.
         self.thrown = 0
         now = runtime.now()

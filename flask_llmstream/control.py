@@ -16,11 +16,15 @@ from flask_llmstream.exceptions import StreamCancelled
 from flask_llmstream.outlet import NEVER, Outlet
 from flask_llmstream.sansio.events import Usage
 from flask_llmstream.settings import Settings
+from flask_llmstream.stalled import Stall, cut_off
 from flask_llmstream.ticker import Entry, current_ticker
 
 __all__ = ["Control"]
 
 _log = logging.getLogger("flask_llmstream.stream")
+
+#: So often within each of its limits a stream is looked at.
+_LOOKS = 4
 
 
 class Control(Outlet):
@@ -31,7 +35,8 @@ class Control(Outlet):
 
     __slots__ = (
         "task", "bound", "shields", "_callbacks", "_cancellation", "_sending", "_state", "_sender",
-        "_entry", "_ends_at", "_leave_at", "_around_end", "_error", "_started_at", "_first_at",
+        "_entry", "_ends_at", "_leave_at", "_idle_from", "_stall", "_around_end", "_error",
+        "_started_at", "_first_at",
     )
 
     def __init__(self, format: Any, settings: Settings, chunker: Optional[Any] = None) -> None:
@@ -50,6 +55,8 @@ class Control(Outlet):
         self._entry: Optional[Entry] = None
         self._ends_at = NEVER
         self._leave_at = NEVER
+        self._idle_from = 0.0
+        self._stall: Optional[Stall] = None
         self._around_end: Optional[Callable[[Callable[[], None]], None]] = None
         self._error: Optional[BaseException] = None
         self._started_at = 0.0
@@ -61,17 +68,26 @@ class Control(Outlet):
         """When the ticker should look at this stream next."""
         if self._cancellation is not None:
             return self._cancellation.retry_at
-        due = min(self._ends_at, self._leave_at)
+        due = min(self._ends_at, self._leave_at, self._next_look())
         if self._can_write():
             if self._probing:
                 due = self._touched
             if not self._opened:
                 due = min(due, self._hold_until)
             elif self._settings.heartbeat_interval and self._format.heartbeat:
-                due = min(due, self._touched + self._settings.heartbeat_interval)
+                due = min(due, self._quiet_since() + self._settings.heartbeat_interval)
             if self._held_since < NEVER:
                 due = min(due, self._held_since + self._settings.max_delay)
         return due
+
+    def _next_look(self) -> float:
+        """When an idle source or a client that does not read should be looked for."""
+        settings = self._settings
+        limits = [settings.idle_timeout]
+        if self._peer.fd is not None:
+            limits.append(settings.slow_reader_timeout)
+        pauses = [limit / _LOOKS for limit in limits if limit]
+        return self._runtime.now() + min(pauses) if pauses else NEVER
 
     def _look_at(self, due: float) -> None:
         """Have the ticker come at *due*, or earlier."""
@@ -93,6 +109,13 @@ class Control(Outlet):
             return self.cancel("timeout")
         if now >= self._leave_at:
             return self.cancel("disconnect")
+        settings = self._settings
+        if settings.slow_reader_timeout and self._peer.fd is not None and not self._gone:
+            self._look_for_stall(now)
+        if not self._in_source:
+            self._idle_from = now  # it is the client who lets the source wait
+        elif settings.idle_timeout and now >= max(self._touched, self._idle_from) + settings.idle_timeout:
+            return self.cancel("timeout", "upstream_timeout")
         if not self._in_source or not self._seize():
             # The request side is writing: that is as good as a heartbeat.
             return max(self._next_due(), now + 0.02)
@@ -108,6 +131,18 @@ class Control(Outlet):
         elif written is not None:
             self._departed()
         return max(self._next_due(), now + 0.005)
+
+    def _look_for_stall(self, now: float) -> None:
+        """Cut the client off if it has not taken anything for too long."""
+        fd = self._peer.fd
+        assert fd is not None
+        if self._stall is None:
+            if self._runtime.writable(fd):
+                return
+            self._stall = Stall()
+        seconds = self._stall.seconds(fd, now, self._runtime)
+        if seconds >= self._settings.slow_reader_timeout and cut_off(fd, self._runtime):
+            _log.info("stream %s: its client has read nothing for %.0f s and is cut off", self.id, seconds)
 
     def _catch_up(self) -> None:
         """Try a cancellation that came while the ticker held the wire, and could not be tried."""
@@ -153,17 +188,19 @@ class Control(Outlet):
                 # The watcher or the hub is here; what the client left behind must still end.
                 _log.exception("stream %s: a receiver of client_disconnected failed", self.id)
 
-    def cancel(self, reason: str = "stop") -> float:
+    def cancel(self, reason: str = "stop", code: Optional[str] = None) -> float:
         """Ask the source to stop; callable from any greenlet or thread.
 
         :param reason: ``disconnect``, ``stop``, ``timeout`` or ``shutdown``.
+        :param code: what the client is told, see :mod:`flask_llmstream.failures`. Defaults to the
+            reason.
         :returns: when the ticker should come back.
         """
         if self._state != "running" or self._cancellation is not None:
             return NEVER
         cancellation = Cancellation(
             reason, self, self._runtime, self._settings.cancel_grace,
-            self._settings.shielded_modules,
+            self._settings.shielded_modules, code,
         )
         self._cancellation = cancellation
         self._look_at(cancellation.retry_at)

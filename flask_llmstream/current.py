@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, ContextManager, Dict, Optional
+from typing import Any, Callable, ContextManager, Dict, List, Optional
 
 from flask_llmstream.runtime import current_runtime
 
@@ -11,7 +11,7 @@ try:
 except ImportError:  # Python 3.7
     Protocol = object  # type: ignore[assignment]
 
-__all__ = ["RunningStream", "current_stream", "running"]
+__all__ = ["RunningStream", "current_stream", "running", "streams"]
 
 
 class RunningStream(Protocol):
@@ -55,6 +55,11 @@ def running() -> Optional[RunningStream]:
         return None
     found: Optional[RunningStream] = _running.get(current_runtime().ident())
     return found
+
+
+def streams() -> List[Any]:
+    """Return all streams that are running in this process."""
+    return list(_running.values())
 
 
 def enter(ident: int, stream: Any) -> None:

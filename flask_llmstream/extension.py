@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Optional
 
 from flask_llmstream.middleware import LLMStreamMiddleware
+from flask_llmstream.release import release_connections
 from flask_llmstream.sansio.headers import essence
 from flask_llmstream.settings import SETTINGS, Settings
 
@@ -60,7 +62,9 @@ def _retrofit(app: Any, settings: Settings) -> None:
     middleware = app.wsgi_app
     if not isinstance(middleware, LLMStreamMiddleware):
         middleware = app.wsgi_app = LLMStreamMiddleware(app.wsgi_app)
-        app.before_request(make_shield(frozenset(map(essence, settings.retrofit))))
+        release = functools.partial(release_connections, app, settings.release)
+        types = frozenset(map(essence, settings.retrofit))
+        app.before_request(make_shield(types, release if settings.release else None))
     middleware.configure(settings, app, run_in_app_context(app))
 
 

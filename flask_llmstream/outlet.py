@@ -37,7 +37,7 @@ class Outlet:
     __slots__ = (
         "id", "wire", "_format", "_settings", "_chunker", "_peer", "_start_response", "_status",
         "_headers", "_runtime", "_frames", "_texts", "_finish_reason", "_usage", "_in_source",
-        "_opened", "_writer", "_touched", "_armed", "_gone", "_probing", "_hold_until",
+        "_opened", "_writer", "_touched", "_beaten", "_armed", "_gone", "_probing", "_hold_until",
         "_held_since",
     )
 
@@ -66,6 +66,7 @@ class Outlet:
         self._gone = False
         self._probing = False
         self._held_since = NEVER
+        self._beaten = 0.0
 
     def _departed(self) -> None:
         """Take note that a write has failed: the client has left."""
@@ -169,6 +170,10 @@ class Outlet:
         if self.wire is not None and self.wire.locked():
             self.wire.wait()
 
+    def _quiet_since(self) -> float:
+        """When the source or the ticker last had something to send."""
+        return max(self._touched, self._beaten)
+
     def _can_write(self) -> bool:
         return self._peer.can_write and not self._gone
 
@@ -191,12 +196,12 @@ class Outlet:
                 comment = self._format.opening(self._settings.padding)
             else:
                 interval = self._settings.heartbeat_interval
-                quiet = now - self._touched >= interval - 0.001
+                quiet = now - self._quiet_since() >= interval - 0.001
                 if not self._probing and not (interval and quiet and self._format.heartbeat):
                     return True
                 comment = self._format.heartbeat
         self._probing = False
-        self._touched = now
+        self._beaten = now
         fd = self._peer.fd
         if fd is not None and not self._runtime.writable(fd):
             # A full buffer needs no proof of life, and what was gathered is not lost.

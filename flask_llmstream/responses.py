@@ -25,6 +25,7 @@ from werkzeug.exceptions import HTTPException
 
 from flask_llmstream.disconnect import find_peer
 from flask_llmstream.failures import Failure, describe_failure
+from flask_llmstream.release import release_connections
 from flask_llmstream.sansio.chunkers import make_chunker
 from flask_llmstream.sansio.headers import stream_headers
 from flask_llmstream.sansio.native import SSEFormat
@@ -45,6 +46,8 @@ class StreamResponseMixin:
 
     #: The stream behind this response; ``None`` in responses made by copying.
     llmstream: Optional[Stream] = None
+    #: Gives back what the view holds, before the stream begins.
+    llmstream_release: Optional[Callable[[], None]] = None
 
     implicit_sequence_conversion = True
     automatically_set_content_length = False
@@ -98,6 +101,8 @@ class StreamResponseMixin:
             start_response(status, pairs)
             self.close()  # a stream that was not attached is discarded
             return []
+        if self.llmstream_release is not None:
+            self.llmstream_release()
         peer = find_peer(environ, start_response)
         return body.attach(peer, start_response, status, pairs, super().close)  # type: ignore[misc]
 
@@ -176,6 +181,7 @@ def stream_response(
     padding: Optional[int] = None,
     status_hold: Optional[float] = None,
     max_duration: Optional[float] = None,
+    release: Any = None,
     status: int = 200,
     headers: Optional[Mapping[str, str]] = None,
 ) -> Any:
@@ -194,6 +200,8 @@ def stream_response(
     :param padding: bytes of the first comment.
     :param status_hold: seconds for which the status line waits for the first item.
     :param max_duration: seconds after which the stream fails with ``timeout``; 0 for never.
+    :param release: ``True`` gives back the Flask-SQLAlchemy session's connection before the stream
+        begins; a callable without arguments is called instead; ``False`` for neither.
     :param status: HTTP status of a stream that begins well. Defaults to 200.
     :param headers: further headers; hop-by-hop headers and ``Content-Length`` are refused.
     :raises TypeError: where *source* is not an iterable of items.
@@ -216,6 +224,8 @@ def stream_response(
         (), status=status, headers=stream_headers(encoder.content_type, headers)
     )
     inner = iter(source)
+    if settings.release:
+        response.llmstream_release = functools.partial(release_connections, app, settings.release)
     describe, around_end = _callbacks_of(app, settings.expose_errors)
     response.llmstream = Stream(
         stream_with_context(inner) if has_request_context() else inner,

@@ -54,6 +54,10 @@ def _is_names(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and all(isinstance(name, str) for name in value)
 
 
+def _is_release(value: Any) -> bool:
+    return value is None or isinstance(value, bool) or callable(value)
+
+
 _SECONDS = "a number of seconds, 0 or more"
 
 SETTINGS: Tuple[Setting, ...] = (
@@ -80,6 +84,16 @@ SETTINGS: Tuple[Setting, ...] = (
         "Seconds after which a stream is ended with the failure `timeout`; 0 means never.",
     ),
     Setting(
+        "idle_timeout", 0.0, _is_duration, _SECONDS,
+        "Seconds without an item from the source after which a stream is ended with the failure"
+        " `upstream_timeout`; 0 means never. Models that think may be silent for minutes.",
+    ),
+    Setting(
+        "slow_reader_timeout", 120.0, _is_duration, _SECONDS,
+        "Seconds after which a client that takes nothing of what waits for it is cut off; 0 means"
+        " never. A client that reads slowly is not meant.",
+    ),
+    Setting(
         "on_disconnect", "cancel", _is_policy, "'cancel', 'detach' or a number of seconds",
         "What happens when the client leaves: the source is cancelled, goes on to its end, or goes"
         " on for that many seconds.",
@@ -91,6 +105,12 @@ SETTINGS: Tuple[Setting, ...] = (
     Setting(
         "expose_errors", False, _is_bool, "True or False",
         "Whether clients see the text of exceptions; otherwise they see a masked message.",
+    ),
+    Setting(
+        "release", None, _is_release, "True, False, None or a callable without arguments",
+        "Gives back the database connection that the view has used, before the stream begins: `True`"
+        " removes the session of Flask-SQLAlchemy, a callable is called instead. See"
+        " [Neighbours](neighbours.md#database-connections).",
     ),
     Setting(
         "retrofit", ("text/event-stream", "application/x-ndjson"), _is_names, "a list of content types",
@@ -114,9 +134,12 @@ class Settings:
     padding: int
     max_delay: float
     max_duration: float
+    idle_timeout: float
+    slow_reader_timeout: float
     on_disconnect: Any
     cancel_grace: float
     expose_errors: bool
+    release: Any
     retrofit: Tuple[str, ...]
     shielded_modules: Tuple[str, ...]
 

@@ -12,7 +12,7 @@ Decisions
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, FrozenSet, Iterable, Iterator, Type
+from typing import Any, Callable, Dict, FrozenSet, Iterable, Iterator, Optional, Type
 
 from flask import after_this_request
 
@@ -60,6 +60,7 @@ class _Shielded:
     """A response whose body is behind a :class:`_Guard` while hooks run."""
 
     _llmstream_guard: _Guard
+    _llmstream_release: Optional[Callable[[], None]]
 
     def get_wsgi_headers(self, environ: Any) -> Any:
         """Return the headers without what was made of the empty body."""
@@ -79,6 +80,8 @@ class _Shielded:
         this: Any = self
         if this.response is guard or guard.read_early and this.is_sequence:
             this.response = guard.iterable
+        if self._llmstream_release is not None:
+            self._llmstream_release()
         answer: Iterable[bytes] = super().__call__(environ, start_response)  # type: ignore[misc]
         return answer
 
@@ -93,10 +96,13 @@ def _shielded_class(base: type) -> Type[Any]:
     return found
 
 
-def make_shield(types: FrozenSet[str]) -> Callable[[], None]:
+def make_shield(
+    types: FrozenSet[str], release: Optional[Callable[[], None]] = None
+) -> Callable[[], None]:
     """Return a ``before_request`` hook that shields what the view will stream.
 
     :param types: content types of responses that stream.
+    :param release: is called in the request's context before such a response begins.
     """
 
     def shield(response: Any) -> Any:
@@ -107,6 +113,7 @@ def make_shield(types: FrozenSet[str]) -> Callable[[], None]:
             and "Content-Encoding" not in response.headers
         ):
             response._llmstream_guard = response.response = _Guard(response.response)
+            response._llmstream_release = release
             response.headers["Content-Encoding"] = "identity"
             response.__class__ = _shielded_class(response.__class__)
         return response

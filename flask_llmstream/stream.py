@@ -34,9 +34,11 @@ from flask_llmstream import current, signals
 from flask_llmstream.control import Control
 from flask_llmstream.culprits import look_for_collector
 from flask_llmstream.disconnect import Peer, current_watcher, leave_quietly
+from flask_llmstream.draining import current_drainage
 from flask_llmstream.ending import StreamEnd
 from flask_llmstream.exceptions import StreamCancelled
 from flask_llmstream.failures import Failure, describe_failure, failure_of_code
+from flask_llmstream.hazards import look_for_hazards
 from flask_llmstream.outlet import NEVER, find_ready
 from flask_llmstream.runtime import current_runtime
 from flask_llmstream.settings import Settings
@@ -281,6 +283,7 @@ class Stream(Control):
         runtime = self._runtime = current_runtime()
         settings = self._settings
         look_for_collector(self.id)
+        look_for_hazards()
         now = self._started_at = self._touched = self._turn_at = runtime.now()
         self.task = runtime.task()
         if not runtime.sees_blocking:
@@ -291,6 +294,7 @@ class Stream(Control):
         self._ident = runtime.ident()
         current.enter(self._ident, self)
         self._state = "running"
+        current_drainage().begin()
         if signals.stream_started.receivers:
             signals.stream_started.send(self._sender, stream=self)
         if self._peer.fd is not None:
@@ -341,7 +345,7 @@ class Stream(Control):
             raise leave_quietly(self._peer)
         if reason == "stop":
             return self._last("stop", self._format.done("cancelled", self._usage))
-        failure = failure_of_code(reason, True)
+        failure = failure_of_code(self._cancellation.code, True)  # type: ignore[union-attr]
         return self._last(
             reason, self._format.failed(failure.message, failure.code, failure.retryable), failure
         )

@@ -180,4 +180,3 @@ def hello() -> str:
 @app.route("/notes/<key>")
 def show_notes(key: str) -> Any:
     return jsonify(notes.get(key, {"ends": [], "cleaned_up": 0}))
-

@@ -1,0 +1,120 @@
+"""Ending streams with a word before their worker is killed.
+
+gunicorn tells a worker to go (SIGTERM, SIGHUP, ``max_requests``) and kills what is left when
+``graceful_timeout`` is over, without running a single ``finally``. So open streams get most of that
+time to finish by themselves, and are ended with the failure ``shutdown`` shortly before it is up.
+
+Decisions
+    1. No hook is needed: the worker is found among the callers of the first stream, and its
+       ``alive`` is looked at a few times a second while streams are open, and only then.
+    2. Servers that say nothing before they stop are told about by hand: :func:`drain`.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from types import FrameType
+from typing import Any, Optional
+
+from flask_llmstream import current
+from flask_llmstream.runtime import per_process
+from flask_llmstream.ticker import current_ticker
+
+__all__ = ["current_drainage", "drain"]
+
+_log = logging.getLogger(__name__)
+
+#: Seconds between looks at the worker.
+_PAUSE = 0.25
+#: Seconds before the end of ``graceful_timeout`` at which streams are ended, at least and at most
+#: (a tenth of it in between); never more than half of it.
+_LEAST, _MOST = 1.0, 5.0
+
+
+def margin(graceful_timeout: float) -> float:
+    """Return how long before the end of *graceful_timeout* streams are ended, in seconds."""
+    return min(max(_LEAST, min(_MOST, graceful_timeout / 10)), graceful_timeout / 2)
+
+
+def find_worker() -> Optional[Any]:
+    """Return the gunicorn worker that has called the running code, or ``None``."""
+    frame: Optional[FrameType] = sys._getframe(1)
+    while frame is not None:
+        owner = frame.f_locals.get("self")
+        if owner is not None and hasattr(owner, "alive"):
+            if hasattr(getattr(owner, "cfg", None), "graceful_timeout"):
+                return owner
+        frame = frame.f_back
+    return None
+
+
+class Drainage:
+    """Looks after the streams of one worker process when that is told to go."""
+
+    def __init__(self) -> None:
+        self._worker: Optional[Any] = None
+        self._searched = False
+        self._waiting = False
+        self._ends_at: Optional[float] = None
+
+    def begin(self) -> None:
+        """Take note that a stream begins; called in its request."""
+        if self._waiting:
+            return
+        if not self._searched:
+            self._searched = True
+            self._worker = find_worker()
+        if self._worker is not None:
+            self._waiting = True
+            ticker = current_ticker()
+            ticker.schedule(self, ticker.now() + _PAUSE)
+
+    def tick(self, now: float) -> float:
+        """Look at the worker; called by the ticker."""
+        if not current.streams():
+            self._waiting = False
+            if current.streams():  # on threads one may have begun since
+                self._waiting = True
+                return now + _PAUSE
+            return float("inf")
+        if self._ends_at is None and not self._worker.alive:  # type: ignore[union-attr]
+            timeout = float(self._worker.cfg.graceful_timeout)  # type: ignore[union-attr]
+            self._ends_at = now + max(0.0, timeout - margin(timeout) - _PAUSE)
+        if self._ends_at is None:
+            return now + _PAUSE
+        if now >= self._ends_at:
+            _end_all()
+            return now + _PAUSE
+        return min(self._ends_at, now + _PAUSE)
+
+
+def _end_all() -> None:
+    streams = current.streams()
+    open_ones = [stream for stream in streams if not stream.cancelled]
+    if open_ones:
+        _log.info("%d streams are ended: their worker stops", len(open_ones))
+    for stream in open_ones:
+        stream.cancel("shutdown")
+
+
+def drain(timeout: float = 1.0) -> int:
+    """End every stream of this process with the failure ``shutdown``.
+
+    For servers that do not say that they are about to stop: call it from what stops yours, before
+    that ends the requests. Under gunicorn it is not needed.
+
+    :param timeout: seconds to wait until they have ended, 0 to return at once. A stream that calls
+        this itself does not wait.
+    :returns: how many are still running.
+    """
+    _end_all()
+    deadline = time.monotonic() + timeout
+    while current.streams() and current.running() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return len(current.streams())
+
+
+#: Return the :class:`Drainage` of this process.
+current_drainage = per_process(Drainage)
