@@ -31,18 +31,19 @@ def notes(tmp_path: Path) -> Path:
     return path
 
 
-def serve(notes: Path, worker: str, lines: str = "", **options: Any) -> Any:
+def serve(notes: Path, worker: str, lines: str = "") -> Any:
     config = f"graceful_timeout = {GRACE}\naccesslog = None\n{lines}"
     threads = 12 if worker == "gthread" else None
     return gunicorn_server(
-        APPS / "lasting.py", worker, threads=threads, env={"NOTES": str(notes)}, config_lines=config, **options
+        APPS / "lasting.py", worker, threads=threads, env={"NOTES": str(notes)}, config_lines=config
     )
 
 
-def open_streams(server: LiveServer, upstream: ScriptedUpstream, routes: List[str]) -> Dict[str, StreamReader]:
-    readers = {}
-    for route in routes:
-        readers[route] = server.request(f"{route}?url={quote(upstream.url + '/chat/completions')}", timeout=20)
+def open_streams(
+    server: LiveServer, upstream: ScriptedUpstream, routes: List[str]
+) -> Dict[str, StreamReader]:
+    query = "?url=" + quote(upstream.url + "/chat/completions")
+    readers = {route: server.request(route + query, timeout=20) for route in routes}
     upstream.wait_for(lambda u: len(u.exchanges) == sum("silent" in route for route in routes))
     return readers
 
@@ -92,7 +93,7 @@ def test_long_streams_are_ended_before_the_worker_is_killed(
         wait_until(lambda: "ticking ended: shutdown" in notes.read_text(), 5, notes.read_text)
         check_notes(notes, ROUTES)
         if sign == "SIGHUP":
-            wait_until(lambda: server.worker_pids() and not old & set(server.worker_pids()), 10, "a new worker")
+            wait_until(lambda: set(server.worker_pids()) - old == set(server.worker_pids()) != set(), 10)
             with contextlib.closing(server.request("/pid").sock):
                 pass
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import time
@@ -15,7 +16,8 @@ from flask_llmstream import LLMStream, current_stream, stream
 logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
 
 app = Flask(__name__)
-LLMStream(app, heartbeat_interval=0.5, status_hold=0.2)
+settings = {"heartbeat_interval": 0.5, "status_hold": 0.2}
+LLMStream(app, **dict(settings, **json.loads(os.environ.get("SETTINGS", "{}"))))
 
 
 def note(text: str) -> None:
@@ -59,6 +61,29 @@ def legacy(how: str) -> Any:
             requests.post(url, json={"stream": True}).content
         finally:
             note(f"legacy {how} cleaned up")
+
+    return Response(generate(), mimetype="text/event-stream")
+
+
+@app.route("/flood")
+@stream
+def flood() -> Iterator[str]:
+    """More than the buffers on the way can hold."""
+    current_stream.on_end(lambda end: note(f"flood ended: {end.reason} after {end.duration:.1f} s"))
+    for _ in range(int(request.args["count"])):
+        yield "x" * 10000
+
+
+@app.route("/legacy-flood")
+def legacy_flood() -> Any:
+    count = int(request.args["count"])
+
+    def generate() -> Iterator[bytes]:
+        try:
+            for _ in range(count):
+                yield b"data: %s\n\n" % (b"x" * 10000)
+        finally:
+            note("legacy flood cleaned up")
 
     return Response(generate(), mimetype="text/event-stream")
 
