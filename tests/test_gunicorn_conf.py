@@ -5,15 +5,19 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
-from typing import Dict, Optional
+from typing import Dict, List, Optional
 
+import gunicorn
 import pytest
 
 from flask_llmstream.testing import gunicorn_server
 
 CONFIG = Path(__file__).resolve().parent.parent / "gunicorn.conf.py"
 PLAIN = Path(__file__).resolve().parent / "live" / "apps" / "plain.py"
+#: Before gunicorn 24 pip installs packaging with it, or it does without.
+NEEDED = ["gevent"] if gunicorn.version_info < (24, 0) else ["gevent", "packaging"]
 VARIABLES = (
     "GUNICORN_CMD_ARGS", "LLMSTREAM_ACCESS_LOG", "LLMSTREAM_BIND", "LLMSTREAM_WORKER_CLASS", "PORT",
     "WEB_CONCURRENCY",
@@ -78,6 +82,73 @@ def test_setting(expression: str, env: Dict[str, str], expected: str) -> None:
 
 def test_command_line_wins() -> None:
     assert setting("cfg.address", {"PORT": "9001"}, "--bind", "127.0.0.1:7") == "[('127.0.0.1', 7)]"
+
+
+def start(*arguments: str, env: Optional[Dict[str, str]] = None) -> str:
+    """Return what gunicorn says when it refuses to start with these arguments."""
+    environment = {key: value for key, value in os.environ.items() if key not in VARIABLES}
+    command = [sys.executable, "-m", "gunicorn.app.wsgiapp", "-c", str(CONFIG), "-b", "127.0.0.1:0"]
+    done = subprocess.run(
+        [*command, "--chdir", str(PLAIN.parent), *arguments, "plain:app"],
+        env={**environment, **(env or {})}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60,
+    )
+    said = done.stdout.decode()
+    assert done.returncode != 0, said
+    assert "Traceback" not in said
+    return said
+
+
+@pytest.mark.live
+@pytest.mark.parametrize(
+    "arguments, env, expected",
+    [
+        (["-k", "tornado"], {}, "collects the whole response"),
+        (["--worker-class=eventlet"], {}, "not supported"),
+        (["--preload"], {}, "from gevent import monkey; monkey.patch_all()"),
+        ([], {"GUNICORN_CMD_ARGS": "--preload"}, "from gevent import monkey; monkey.patch_all()"),
+        ([], {"GUNICORN_CMD_ARGS": "-ktornado"}, "'gthread'"),
+    ],
+)
+def test_what_cannot_stream_is_refused_at_the_start(
+    arguments: List[str], env: Dict[str, str], expected: str
+) -> None:
+    said = start(*arguments, env=env)
+    assert expected in said and said.startswith("flask-llmstream: ")
+
+
+@pytest.mark.live
+@pytest.mark.parametrize("module", NEEDED)
+def test_missing_package_is_named_with_what_installs_it(module: str, tmp_path: Path) -> None:
+    hidden = tmp_path / "sitecustomize.py"
+    # As if it were not installed, for everybody in that process.
+    hidden.write_text(
+        "import sys, importlib.machinery as machinery\n"
+        "class Hidden(machinery.PathFinder):\n"
+        "    @classmethod\n"
+        "    def find_spec(cls, name, path=None, target=None):\n"
+        f"        if name.partition('.')[0] == {module!r}:\n"
+        "            return None\n"
+        "        return machinery.PathFinder.find_spec(name, path, target)\n"
+        "sys.meta_path[:] = [Hidden if each is machinery.PathFinder else each for each in sys.meta_path]\n"
+    )
+    path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
+    said = start(env={"PYTHONPATH": path})
+    assert f"needs the package {module!r}" in said and "pip install 'flask-llmstream[gunicorn]'" in said
+
+
+@pytest.mark.live
+def test_preloading_works_with_an_early_patch() -> None:
+    """As the refusal says; the app's TLS is what breaks otherwise."""
+    early = "from gevent import monkey; monkey.patch_all()\n"
+    with gunicorn_server(PLAIN, config=_before(early), config_lines="preload_app = True") as server:
+        with server.request("/ticks?count=3") as answer:
+            assert len(list(answer)) == 3
+
+
+def _before(line: str) -> Path:
+    path = Path(tempfile.mkdtemp()) / "gunicorn.conf.py"
+    path.write_text(line + CONFIG.read_text())
+    return path
 
 
 @pytest.mark.live
