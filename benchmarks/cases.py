@@ -9,7 +9,7 @@ from typing import Callable, Dict, List, NamedTuple, Optional, Set
 
 from benchmarks.apps.work import TURN
 from benchmarks.contenders import Contender, contenders
-from benchmarks.load import Load, first_byte
+from benchmarks.load import Load, ask_again_and_again, first_byte
 
 __all__ = ["CASES", "Case", "Sizes"]
 
@@ -46,6 +46,8 @@ class Sizes(NamedTuple):
     idle_rounds: int = 3
     #: Requests whose first byte is waited for, per round.
     first_bytes: int = 100
+    #: Requests that do not stream, per round.
+    passing_requests: int = 2000
 
 
 class Case(NamedTuple):
@@ -173,6 +175,16 @@ def _first_byte(found: List[Contender], sizes: Sizes, upstream: str) -> Figures:
     return _in_turns(found, sizes.rounds, measure)
 
 
+def _passing(found: List[Contender], sizes: Sizes, upstream: str) -> Figures:
+    def measure(each: Contender) -> float:
+        target = each.target("/hello")
+        cpu = each.cpu()
+        ask_again_and_again(each.server.address, target, sizes.passing_requests)
+        return (each.cpu() - cpu) * 1e6 / sizes.passing_requests
+
+    return _in_turns(found, sizes.rounds, measure)
+
+
 def _leaving(all_at_once: bool) -> Callable[..., Figures]:
     def measure_all(found: List[Contender], sizes: Sizes, upstream: str) -> Figures:
         never: Set[str] = set()
@@ -250,6 +262,11 @@ CASES = [
     Case(
         "memory", "KiB per idle stream", 1.3, 1.2, _memory,
         lambda sizes: f"{sizes.idle_streams} idle streams",
+    ),
+    Case(
+        "passing", "us CPU per request", 1.05, 1.03, _passing,
+        lambda sizes: f"a hello world that does not stream, {sizes.passing_requests} requests on one"
+        " connection",
     ),
     Case(
         "first byte", "ms", None, None, _first_byte,

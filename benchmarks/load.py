@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from typing import Callable, Dict, List, Tuple
 
-__all__ = ["Load", "first_byte"]
+__all__ = ["Load", "ask_again_and_again", "first_byte"]
 
 Address = Tuple[str, int]
 
@@ -103,3 +103,18 @@ def first_byte(address: Address, target: str) -> float:
                 raise ConnectionError(f"{target} answered {data[:200]!r}")
             data += piece
         return time.perf_counter() - begun
+
+
+def ask_again_and_again(address: Address, target: str, count: int) -> None:
+    """Send *count* requests on one connection, each after the answer to the last."""
+    request = f"GET {target} HTTP/1.1\r\nHost: bench\r\n\r\n".encode()
+    with socket.create_connection(address) as sock:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for number in range(count):
+            sock.sendall(request)
+            answer = b""
+            while not answer.endswith(b"hello"):
+                data = sock.recv(65536)
+                if not data:
+                    raise RuntimeError(f"the server closed the connection at request {number}: {answer!r}")
+                answer += data

@@ -244,7 +244,12 @@ class Control(Outlet):
                 return
 
     def on_end(self, callback: Callable[[StreamEnd], Any]) -> Callable[[StreamEnd], Any]:
-        """Call ``callback(StreamEnd)`` once, when the stream is over; return *callback*."""
+        """Call ``callback(StreamEnd)`` once, when the stream is over; return *callback*.
+
+        :raises RuntimeError: where it is over already: nobody would call it.
+        """
+        if self._state == "over":
+            raise RuntimeError("on_end() was called when the stream was over; call it before that")
         self._callbacks.append(callback)
         return callback
 

@@ -13,8 +13,8 @@ pytestmark = [pytest.mark.live, pytest.mark.checkout, pytest.mark.slow]
 
 ROOT = Path(__file__).resolve().parent.parent
 CASES = (
-    "paced", "hot", "relay", "relay, bursts", "relay, single", "memory", "first byte", "leaving",
-    "leaving, all",
+    "paced", "hot", "relay", "relay, bursts", "relay, single", "memory", "passing",
+    "first byte", "leaving", "leaving, all",
 )
 
 

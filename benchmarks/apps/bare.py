@@ -64,3 +64,9 @@ def relay(query: str) -> Iterator[str]:
 def closings_view() -> Response:
     """Tell when idle generators were closed."""
     return jsonify(closings)
+
+
+@app.route("/hello")
+def hello_view() -> str:
+    """Answer without a stream."""
+    return "hello"

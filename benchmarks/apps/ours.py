@@ -50,3 +50,9 @@ def relay_view() -> Any:
 def closings_view() -> Response:
     """Tell when idle generators were closed."""
     return jsonify(closings)
+
+
+@app.route("/hello")
+def hello_view() -> str:
+    """Answer without a stream."""
+    return "hello"

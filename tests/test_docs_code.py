@@ -1,0 +1,51 @@
+"""The Python that docs/*.md show runs as it stands."""
+
+from __future__ import annotations
+
+import re
+import signal
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Tuple
+
+import pytest
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+pytestmark = pytest.mark.checkout
+
+
+def blocks() -> List[Tuple[str, str]]:
+    found = []
+    for page in sorted(DOCS.glob("*.md")):
+        for code in re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S):
+            found.append((page.stem, code))
+    return found
+
+
+def test_there_is_something_to_run() -> None:
+    assert len(blocks()) >= 3
+
+
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    """A page may show how to handle a signal."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize("page, code", blocks(), ids=[page for page, _ in blocks()])
+def test_block_runs(page: str, code: str, handlers: None) -> None:
+    def application(environ: Dict[str, Any], start_response: Any) -> List[bytes]:
+        raise NotImplementedError
+
+    names: Dict[str, Any] = {
+        "__name__": "__main__", "application": application, "ask_the_model": lambda: ["a", "b"],
+    }
+    exec(compile(code, page, "exec"), names)
+    if page == "retrofit" and "app" in names:
+        answer = names["app"].test_client().get("/answer")
+        assert answer.headers["X-Accel-Buffering"] == "no"
+        assert b"data: a\n\ndata: b\n\n" in answer.data
+    if page == "shutdown":
+        with pytest.raises(SystemExit):
+            signal.getsignal(signal.SIGTERM)(signal.SIGTERM, None)  # type: ignore[operator, misc]
