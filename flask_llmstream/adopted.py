@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from typing import Any, Callable, Iterable, Iterator, Optional
 
-from flask_llmstream.disconnect import leave_quietly
 from flask_llmstream.failures import Failure, describe_failure
 from flask_llmstream.sansio.adopted import adopted_format
+from flask_llmstream.servers import break_off
 from flask_llmstream.settings import Settings
 from flask_llmstream.stream import Stream
 
@@ -51,7 +51,7 @@ class AdoptedStream(Stream):
     :param around_end: is called with a function that runs the ``on_end`` callbacks.
     """
 
-    __slots__ = ("release_body", "_breaks")
+    __slots__ = ("release_body",)
 
     def __init__(
         self,
@@ -70,7 +70,6 @@ class AdoptedStream(Stream):
         )
         #: Closes the app's iterable.
         self.release_body = source.close
-        self._breaks: Optional[BaseException] = None
 
     def send(self, item: Any) -> None:
         """Send *item* now; in an event stream any item, elsewhere ``bytes``."""
@@ -84,13 +83,6 @@ class AdoptedStream(Stream):
         self._format.pass_on(item)
         return item
 
-    def _first_or_last(self) -> bytes:
-        breaks, self._breaks = self._breaks, None
-        if self._state == "ending" and breaks is not None:
-            self._over(self._end_reason)
-            raise breaks
-        return super()._first_or_last()
-
     def _finish(self) -> bytes:
         return self._last("finish", b"")
 
@@ -103,7 +95,7 @@ class AdoptedStream(Stream):
     def _last(self, reason: str, data: bytes, failure: Optional[Failure] = None) -> bytes:
         if failure is not None and (self._opened or self._frames):
             # "timeout" or "shutdown": what follows is no regular end of the body.
-            return self._break(reason, failure, leave_quietly(self._peer))
+            return self._break(reason, failure, break_off(self._peer))
         return super()._last(reason, data, failure)
 
     def _break(self, reason: str, failure: Failure, error: BaseException) -> bytes:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import logging
 import sys
 from types import CodeType, FrameType
-from typing import FrozenSet, Optional, Set
+from typing import Any, FrozenSet, Optional, Set, Union
 
-__all__ = ["collector_above", "describe_frame", "look_for_collector", "outside_frame", "warn_once"]
+__all__ = [
+    "collector_above", "describe_frame", "look_for_collector", "look_for_list", "outside_frame",
+    "tracker_above", "warn_of_reader", "warn_once",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -18,10 +21,17 @@ _SERVERS: FrozenSet[str] = frozenset(
 )
 #: Modules of packages that are also something else than servers.
 _SERVER_MODULES: FrozenSet[str] = frozenset({"werkzeug.serving", "werkzeug.test"})
+#: Packages whose middleware reports every exception that passes through it.
+_TRACKERS: FrozenSet[str] = frozenset(
+    {"bugsnag", "ddtrace", "elasticapm", "honeybadger", "newrelic", "opentelemetry", "raven", "rollbar",
+     "scout_apm", "sentry_sdk"}
+)
 _GENERATOR = 0x20  # inspect.CO_GENERATOR, without importing inspect in every worker
 
 #: Where a warning was given already.
 _warned: Set[CodeType] = set()
+#: Who was named for a list.
+_with_lists: Set[Union[CodeType, type]] = set()
 #: Who was looked at already, and is in nobody's way.
 _cleared: Set[CodeType] = set()
 
@@ -62,6 +72,49 @@ def collector_above(frame: Optional[FrameType]) -> Optional[FrameType]:
             return frame
         frame = frame.f_back
     return None
+
+
+def look_for_list(body: Any, app: Any) -> None:
+    """Warn where the response of *app*, which should stream, has come complete."""
+    if not isinstance(body, (list, tuple)):
+        return
+    code: Optional[CodeType] = getattr(app, "__code__", None)
+    if (code or type(app)) not in _with_lists:
+        _with_lists.add(code or type(app))
+        owner = type(app) if code is None else app
+        place = f" ({code.co_filename}:{code.co_firstlineno})" if code is not None else ""
+        _log.warning(
+            "%s.%s%s returns as a list what by its content type is a stream: it was complete before"
+            " its first byte could be sent. If it collects what it wraps, let it pass streams on, or"
+            " put the streaming routes outside of it",
+            owner.__module__, owner.__qualname__, place,
+        )
+
+
+def warn_of_reader() -> None:
+    """Warn of whoever reads or replaces the body of a stream before it is sent: our caller's caller."""
+    frame = outside_frame("flask_llmstream", "flask", "werkzeug")
+    if frame is not None:
+        warn_once(
+            frame,
+            "%s reads or replaces the body of a response that streams. It was shown an empty one; the"
+            " client gets the real one. Leave streams alone there (if response.is_streamed: return"
+            " response), and change items where they are made",
+        )
+
+
+def tracker_above() -> bool:
+    """Return whether an error tracker stands between this package and the server."""
+    frame: Optional[FrameType] = sys._getframe(1)
+    while frame is not None:
+        module = str(frame.f_globals.get("__name__", ""))
+        package = module.partition(".")[0]
+        if package in _TRACKERS:
+            return True
+        if package in _SERVERS or module in _SERVER_MODULES:
+            return False
+        frame = frame.f_back
+    return False
 
 
 def outside_frame(*packages: str) -> Optional[FrameType]:

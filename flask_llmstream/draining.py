@@ -13,13 +13,15 @@ Decisions
 from __future__ import annotations
 
 import logging
+import signal
 import sys
+import threading
 import time
 from types import FrameType
 from typing import Any, Optional
 
 from flask_llmstream import current
-from flask_llmstream.runtime import per_process
+from flask_llmstream.runtime import current_runtime, per_process
 from flask_llmstream.ticker import current_ticker
 
 __all__ = ["current_drainage", "drain"]
@@ -40,7 +42,18 @@ def margin(graceful_timeout: float) -> float:
 
 def find_worker() -> Optional[Any]:
     """Return the gunicorn worker that has called the running code, or ``None``."""
-    frame: Optional[FrameType] = sys._getframe(1)
+    # With gevent_pywsgi it is no caller of the request, but runs in the main greenlet.
+    return _worker_in(sys._getframe(1)) or _worker_in(_main_frame())
+
+
+def _main_frame() -> Optional[FrameType]:
+    task = current_runtime().task()
+    while getattr(task, "parent", None) is not None:
+        task = task.parent
+    return getattr(task, "gr_frame", None)
+
+
+def _worker_in(frame: Optional[FrameType]) -> Optional[Any]:
     while frame is not None:
         owner = frame.f_locals.get("self")
         if owner is not None and hasattr(owner, "alive"):
@@ -79,6 +92,8 @@ class Drainage:
                 self._waiting = True
                 return now + _PAUSE
             return float("inf")
+        if self._ends_at is None:
+            self._let_signals_in()
         if self._ends_at is None and not self._worker.alive:  # type: ignore[union-attr]
             timeout = float(self._worker.cfg.graceful_timeout)  # type: ignore[union-attr]
             self._ends_at = now + max(0.0, timeout - margin(timeout) - _PAUSE)
@@ -88,6 +103,19 @@ class Drainage:
             _end_all()
             return now + _PAUSE
         return min(self._ends_at, now + _PAUSE)
+
+    def _let_signals_in(self) -> None:
+        """Have the ``sync`` worker's handler for SIGTERM run, though its only thread is blocked.
+
+        gunicorn lets the system restart what SIGTERM interrupts, so Python never gets to the
+        handler. SIGWINCH does interrupt, and gunicorn has workers ignore it.
+        """
+        main = threading.main_thread().ident
+        if main is None or not any(stream.task == main for stream in current.streams()):
+            return
+        arrived = getattr(self._worker, "PIPE", None)  # gets a byte from each signal
+        if arrived and current_runtime().readable(arrived[0]):
+            signal.pthread_kill(main, signal.SIGWINCH)
 
 
 def _end_all() -> None:

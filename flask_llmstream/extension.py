@@ -64,7 +64,9 @@ def _retrofit(app: Any, settings: Settings) -> None:
         middleware = app.wsgi_app = LLMStreamMiddleware(app.wsgi_app)
         release = functools.partial(release_connections, app, settings.release)
         types = frozenset(map(essence, settings.retrofit))
-        app.before_request(make_shield(types, release if settings.release else None))
+        shield = make_shield(types, release if settings.release else None)
+        # Not app.before_request(): those before it may answer, or register hooks for this request.
+        app.before_request_funcs.setdefault(None, []).insert(0, shield)
     middleware.configure(settings, app, run_in_app_context(app))
 
 

@@ -17,10 +17,13 @@ PEP 3333: https://peps.python.org/pep-3333/
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, FrozenSet, Iterable, Iterator, List, Optional, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Tuple
 
 from flask_llmstream.adopted import AdoptedStream
+from flask_llmstream.culprits import look_for_list
 from flask_llmstream.disconnect import find_peer
+from flask_llmstream.exceptions import ConfigurationError
+from flask_llmstream.release import release_connections
 from flask_llmstream.sansio.headers import adopted_headers, essence
 from flask_llmstream.settings import Settings
 from flask_llmstream.stream import ENVIRON_KEY
@@ -28,6 +31,8 @@ from flask_llmstream.stream import ENVIRON_KEY
 __all__ = ["LLMStreamMiddleware"]
 
 _Headers = List[Tuple[str, str]]
+#: So many different content types are looked up without a second thought.
+_REMEMBERED = 256
 
 
 class LLMStreamMiddleware:
@@ -47,7 +52,11 @@ class LLMStreamMiddleware:
             raise TypeError(f"expected a WSGI app, which is callable, got {type(app).__name__}")
         #: The wrapped app.
         self.app = app
-        self.configure(Settings(**settings), app)
+        given = Settings(**settings)
+        if given.release is True:
+            raise ConfigurationError("LLMSTREAM_RELEASE", True, "a callable, outside of a Flask app")
+        self._release = given.release
+        self.configure(given, app)
 
     def configure(
         self,
@@ -62,7 +71,7 @@ class LLMStreamMiddleware:
         :param around_end: is called with a function that runs the ``on_end`` callbacks.
         """
         self._settings = settings
-        self._types = frozenset(essence(name) for name in settings.retrofit)
+        self._types = _Types(settings.retrofit)
         self._sender = sender
         self._around_end = around_end
 
@@ -86,6 +95,8 @@ class LLMStreamMiddleware:
     def _adopt(self, environ: Dict[str, Any], answer: _Answer, body: Iterable[bytes]) -> AdoptedStream:
         status, headers, content_type, encoding = answer.adopted  # type: ignore[misc]
         answer.passing = True
+        look_for_list(body, self.app)
+        release_connections(None, self._release)
         stream = AdoptedStream(
             body, content_type=content_type, encoding=encoding, settings=self._settings,
             sender=self._sender, around_end=self._around_end,
@@ -96,12 +107,25 @@ class LLMStreamMiddleware:
         return stream
 
 
+class _Types(Dict[str, bool]):
+    """Whether a response streams, by its ``Content-Type`` as it was written; learns as it is asked."""
+
+    def __init__(self, types: Iterable[str]) -> None:
+        self._essences = frozenset(map(essence, types))
+
+    def __missing__(self, content_type: str) -> bool:
+        if len(self) >= _REMEMBERED:
+            self.clear()  # somebody makes up a new one for each response
+        found = self[content_type] = essence(content_type) in self._essences
+        return found
+
+
 class _Answer:
     """The ``start_response`` that the app is given; it looks at what goes by."""
 
     __slots__ = ("start_response", "adopted", "started", "passing", "_types", "_server_write")
 
-    def __init__(self, start_response: Callable[..., Any], types: FrozenSet[str]) -> None:
+    def __init__(self, start_response: Callable[..., Any], types: _Types) -> None:
         #: The server's own.
         self.start_response = start_response
         #: Status, headers, content type and encoding of a response that streams.
@@ -127,22 +151,18 @@ class _Answer:
         return write
 
     def _look_at(self, status: str, headers: _Headers) -> Optional[Tuple[str, _Headers, str, str]]:
-        content_type = encoding = ""
-        for name, value in headers:
-            if len(name) == 12:
-                if name.lower() == "content-type":
-                    content_type = value
-                    if essence(value) not in self._types:
-                        return None
-            elif len(name) in (14, 16):
-                lower = name.lower()
-                if lower == "content-length":
-                    return None
-                if lower == "content-encoding":
-                    encoding = value
-        if not content_type or status[:1] != "2" or status[:3] in ("204", "205"):
+        # This runs for every response of the app, so it asks for the type first.
+        for name, content_type in headers:
+            if name == "Content-Type" or len(name) == 12 and name.lower() == "content-type":
+                break
+        else:
             return None
-        return status, headers, content_type, encoding
+        if not self._types[content_type] or status[:1] != "2" or status[:3] in ("204", "205"):
+            return None
+        fields = {name.lower(): value for name, value in headers}
+        if "content-length" in fields:
+            return None
+        return status, headers, content_type, fields.get("content-encoding", "")
 
     def pass_on(self) -> Callable[[bytes], Any]:
         """Start the response as the app has asked for; return the server's ``write()``."""

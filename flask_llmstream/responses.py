@@ -23,6 +23,7 @@ from flask import Response as FlaskResponse
 from flask import current_app, got_request_exception, has_request_context, stream_with_context
 from werkzeug.exceptions import HTTPException
 
+from flask_llmstream.culprits import warn_of_reader
 from flask_llmstream.disconnect import find_peer
 from flask_llmstream.failures import Failure, describe_failure
 from flask_llmstream.release import release_connections
@@ -51,6 +52,16 @@ class StreamResponseMixin:
 
     implicit_sequence_conversion = True
     automatically_set_content_length = False
+
+    @property
+    def response(self) -> Any:
+        """Always empty: the body is not to be had here."""
+        return ()
+
+    @response.setter
+    def response(self, value: Any) -> None:
+        if self.llmstream is not None:  # that is, not the constructor
+            warn_of_reader()
 
     @property
     def is_sequence(self) -> bool:
@@ -216,12 +227,12 @@ def stream_response(
     app = current_app._get_current_object()  # type: ignore[attr-defined]
     settings = settings_of(app).replace(
         max_delay=max_delay, on_disconnect=on_disconnect, heartbeat_interval=heartbeat_interval,
-        padding=padding, status_hold=status_hold, max_duration=max_duration,
+        padding=padding, status_hold=status_hold, max_duration=max_duration, release=release,
     )
     encoder = _format(format)
     chunker = make_chunker(chunk)
     response = _response_class(app.response_class)(
-        (), status=status, headers=stream_headers(encoder.content_type, headers)
+        (), status=status, headers=stream_headers(encoder.content_type, headers, identity=True)
     )
     inner = iter(source)
     if settings.release:

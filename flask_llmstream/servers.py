@@ -15,9 +15,10 @@ import socket
 import sys
 from typing import Any, Callable, Mapping, NamedTuple, Optional, Tuple, Type
 
+from flask_llmstream.culprits import tracker_above
 from flask_llmstream.runtime import current_runtime
 
-__all__ = ["SERVERS", "Peer", "Server", "find_peer", "leave_quietly"]
+__all__ = ["SERVERS", "Peer", "Server", "break_off", "find_peer", "leave_quietly"]
 
 #: What has left must not hold the thread that writes to it for ever, in ms.
 _WRITE_TIMEOUT = 30000
@@ -147,7 +148,7 @@ def _uwsgi(environ: Mapping[str, Any], start_response: Any) -> Optional[Peer]:
     _send_at_once(fd)
     request = _uwsgi_request()
     if request is not None:
-        return Peer("uWSGI gevent", fd, True, False, start_response=_lending(start_response, request))
+        return Peer("uWSGI", fd, True, False, start_response=_lending(start_response, request))
     # What write() would do, past the server: not where it encrypts, and not where a middleware
     # has put itself between, which may change what is written.
     bare = getattr(start_response, "__name__", "") == "uwsgi_spit" and "https-socket" not in uwsgi.opt
@@ -233,15 +234,14 @@ SERVERS: Tuple[Server, ...] = (
     ),
     Server(
         "uWSGI", _uwsgi,
-        "The watcher sees a departed client on the connection. It is a thread, so `enable-threads` must be"
-        " set. With threads, uWSGI's own `write()` works in the request's thread only: heartbeats go to the"
-        " connection directly, and only after uWSGI has sent the headers. So the stream opens at once,"
-        " `status_hold` does not apply, and an upstream that fails before its first token is said in the"
-        " stream, no longer by the status. With `https-socket`, or behind a middleware that replaces"
-        " `start_response`, there are no heartbeats with threads. With `gevent` none of this applies."
-        " Never set `disable-write-exception`. `socket-timeout` (4 s) ends slow readers. The router of"
-        " `--http` hides departures until two heartbeats have failed; take `--http-socket`, or a proxy that"
-        " speaks `uwsgi`.",
+        "The watcher sees a departed client on the connection, also through the router of `--http`. The"
+        " watcher is a thread, so `enable-threads` must be set. With threads, uWSGI's own `write()` works in"
+        " the request's thread only: heartbeats go to the connection directly, and only after uWSGI has sent"
+        " the headers. So the stream opens at once, `status_hold` does not apply, and an upstream that fails"
+        " before its first token is said in the stream, no longer by the status. There are no heartbeats with"
+        " threads where `https-socket` encrypts, or where a middleware has replaced `start_response`; and no"
+        " transformation (`chunked`, `gzip`) may be set for the route. With `gevent` none of this applies."
+        " `socket-timeout` (4 s) ends slow readers. Do not set `disable-write-exception`.",
     ),
     Server(
         "mod_wsgi", _mod_wsgi,
@@ -274,6 +274,14 @@ def find_peer(environ: Mapping[str, Any], start_response: Any) -> Peer:
 
 
 def leave_quietly(peer: Peer) -> BaseException:
+    """Return what to raise from ``__next__`` when the client has left: nobody should report it.
+
+    An error tracker on the way would report an exception; the server then has to find out itself.
+    """
+    return StopIteration() if tracker_above() else break_off(peer)
+
+
+def break_off(peer: Peer) -> BaseException:
     """Return what to raise from ``__next__`` so that the server closes without a traceback."""
     if not peer.leaves_with_error:
         return StopIteration()

@@ -16,7 +16,7 @@ from typing import Any, Callable, Dict, FrozenSet, Iterable, Iterator, Optional,
 
 from flask import after_this_request
 
-from flask_llmstream.culprits import outside_frame, warn_once
+from flask_llmstream.culprits import warn_of_reader
 from flask_llmstream.sansio.headers import essence
 
 __all__ = ["make_shield"]
@@ -39,14 +39,7 @@ class _Guard:
         if self.is_open:
             return iter(self.iterable)
         self.read_early = True
-        frame = outside_frame("flask_llmstream", "flask", "werkzeug")
-        if frame is not None:
-            warn_once(
-                frame,
-                "%s reads the body of a response that streams. It was shown an empty one; the client"
-                " gets the real one. Leave streams alone there: if response.is_streamed: return"
-                " response",
-            )
+        warn_of_reader()
         return iter(())
 
     def close(self) -> None:

@@ -48,15 +48,18 @@ def open_streams(
     return readers
 
 
-def check_end(route: str, reader: StreamReader) -> None:
-    """The client is told, and the connection is ended in the way of its style."""
+def check_end(route: str, reader: StreamReader, breaks: bool = False) -> None:
+    """The client is told, and the connection is ended in the way of its style.
+
+    :param breaks: whether it breaks off after that in any case.
+    """
     with contextlib.closing(reader.sock):
         body = reader.read()
     last = events_of(body)[-1]
     assert last.event == "failed", body[-200:]
     assert json.loads(last.data)["code"] == "shutdown"
     assert json.loads(last.data)["retryable"] is True
-    assert reader.complete is route.startswith("/stream"), route
+    assert reader.complete is (route.startswith("/stream") and not breaks), route
 
 
 def check_notes(notes: Path, routes: List[str]) -> None:
@@ -104,6 +107,8 @@ def test_long_streams_are_ended_before_the_worker_is_killed(
 def test_single_stream_of_a_sync_worker_is_ended(notes: Path) -> None:
     with ScriptedUpstream([tokens("a"), silence()]) as upstream, serve(notes, "sync") as server:
         readers = open_streams(server, upstream, ["/stream/silent"])
+        # The thread that signals are handled in is now waiting for the model.
+        readers["/stream/silent"].read_until(b": hb\n")
         os.kill(server.pid, signal.SIGTERM)
         check_end("/stream/silent", readers["/stream/silent"])
         check_notes(notes, ["/stream/silent"])
@@ -149,3 +154,26 @@ def switches_of(pid: int, task: int) -> int:
     status = Path(f"/proc/{pid}/task/{task}/status").read_text()
     line = next(line for line in status.splitlines() if line.startswith("voluntary_ctxt_switches"))
     return int(line.split()[1])
+
+
+@pytest.mark.parametrize("worker", ["gevent", "gthread", "sync"])
+def test_worker_that_is_interrupted_has_a_second_for_its_streams(
+    worker: str, notes: Path, noticed: Callable[[str], None]
+) -> None:
+    """As Ctrl-C and SIGQUIT do; without the hook nobody is told and no ``finally`` runs."""
+    routes = ["/stream/silent"] if worker == "sync" else ["/stream/silent", "/legacy/silent"]
+    hook = "from flask_llmstream.gunicorn import worker_int"
+    with ScriptedUpstream([tokens("a"), silence()]) as upstream, serve(notes, worker, hook) as server:
+        readers = open_streams(server, upstream, routes)
+        for reader in readers.values():
+            reader.read_until(b": hb")  # now it waits for the model, and not in the server's write
+        sent_at = time.monotonic()
+        os.kill(server.pid, signal.SIGINT)
+        for route, reader in readers.items():
+            # A sync worker leaves the stream with SystemExit, which is passed on.
+            check_end(route, reader, breaks=worker == "sync")
+        took = time.monotonic() - sent_at
+        noticed(f"told after {took:.2f} s")
+        assert took < GRACE
+        upstream.wait_closed()
+        check_notes(notes, routes)
