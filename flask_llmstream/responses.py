@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Tuple, Type
+from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Tuple, Type, overload
 
 from flask import Response as FlaskResponse
 from flask import current_app, got_request_exception, has_request_context, stream_with_context
@@ -259,6 +259,14 @@ def _check_source(source: Any) -> None:
             f"expected an iterable of items to stream, got {type(source).__name__}; to stream one"
             " value, put it in a list"
         )
+
+
+@overload
+def stream(view: Callable[..., Any]) -> Callable[..., Any]: ...
+
+
+@overload
+def stream(view: None = None, **options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]: ...
 
 
 def stream(view: Optional[Callable[..., Any]] = None, **options: Any) -> Any:

@@ -43,7 +43,7 @@ def bare() -> Iterator[Union[str, TextDelta, Event, Comment, Custom]]:
 
 
 @app.route("/options")
-@stream(status_hold=0.5, on_disconnect="cancel")  # type: ignore  # its result is Any
+@stream(status_hold=0.5, on_disconnect="cancel")
 def with_options() -> Iterator[str]:
     def ended(end: StreamEnd) -> None:
         usage: Union[Usage, None] = end.usage
