@@ -25,7 +25,7 @@ settings` prints what is in force.
 
 #: Settings that are keywords of stream_response too.
 PER_STREAM = {
-    "heartbeat_interval", "status_hold", "padding", "max_delay", "max_duration", "on_disconnect",
+    "heartbeat_interval", "status_hold", "padding", "max_delay", "max_duration", "on_disconnect", "release",
 }
 
 

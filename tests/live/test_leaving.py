@@ -155,7 +155,7 @@ def test_client_that_only_stops_sending_is_served_to_the_end(server: LiveServer,
         assert b": hb\n" in body, "the half-closed client was not probed"
         note = ended(server, key)
         assert note["ends"][0]["reason"] == "finish" and note["raised"] == []
-        assert upstream.exchanges[0].completed
+        upstream.wait_for(lambda u: u.exchanges[0].completed)
 
 
 def test_client_that_first_stops_sending_and_then_leaves_is_noticed(server: LiveServer) -> None:
