@@ -33,7 +33,10 @@ from flask_llmstream.sansio.native import SSEFormat
 from flask_llmstream.settings import Settings
 from flask_llmstream.stream import ENVIRON_KEY, Stream
 
-__all__ = ["StreamResponseMixin", "run_in_app_context", "settings_of", "stream", "stream_response"]
+__all__ = [
+    "StreamResponseMixin", "run_in_app_context", "settings_of", "stream", "stream_response",
+    "with_mixin",
+]
 
 #: Wire formats by name.
 _FORMATS: Dict[str, Callable[[], Any]] = {"sse": SSEFormat}
@@ -118,14 +121,15 @@ class StreamResponseMixin:
         return body.attach(peer, start_response, status, pairs, super().close)  # type: ignore[misc]
 
 
-_classes: Dict[type, Type[Any]] = {}
+_classes: Dict[Tuple[type, type], Type[Any]] = {}
 
 
-def _response_class(base: type) -> Type[Any]:
-    """Return *base* with the mixin, made once for each."""
-    found = _classes.get(base)
+def with_mixin(mixin: type, base: type) -> Type[Any]:
+    """Return *base* with *mixin* in front of it, made once for each pair."""
+    found = _classes.get((mixin, base))
     if found is None:
-        found = _classes[base] = type("Stream" + base.__name__, (StreamResponseMixin, base), {})
+        name = mixin.__name__.replace("ResponseMixin", "") + base.__name__
+        found = _classes[mixin, base] = type(name, (mixin, base), {})
     return found
 
 
@@ -231,7 +235,7 @@ def stream_response(
     )
     encoder = _format(format)
     chunker = make_chunker(chunk)
-    response = _response_class(app.response_class)(
+    response = with_mixin(StreamResponseMixin, app.response_class)(
         (), status=status, headers=stream_headers(encoder.content_type, headers, identity=True)
     )
     inner = iter(source)

@@ -12,14 +12,15 @@ Decisions
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, FrozenSet, Iterable, Iterator, Optional, Type
+from typing import Any, Callable, Dict, FrozenSet, Iterable, Iterator, Optional
 
 from flask import after_this_request
 
 from flask_llmstream.culprits import warn_of_reader
+from flask_llmstream.responses import with_mixin
 from flask_llmstream.sansio.headers import essence
 
-__all__ = ["make_shield"]
+__all__ = ["ShieldedResponseMixin", "make_shield"]
 
 
 class _Guard:
@@ -49,7 +50,7 @@ class _Guard:
             close()
 
 
-class _Shielded:
+class ShieldedResponseMixin:
     """A response whose body is behind a :class:`_Guard` while hooks run."""
 
     _llmstream_guard: _Guard
@@ -79,16 +80,6 @@ class _Shielded:
         return answer
 
 
-_classes: Dict[type, Type[Any]] = {}
-
-
-def _shielded_class(base: type) -> Type[Any]:
-    found = _classes.get(base)
-    if found is None:
-        found = _classes[base] = type("Shielded" + base.__name__, (_Shielded, base), {})
-    return found
-
-
 def make_shield(
     types: FrozenSet[str], release: Optional[Callable[[], None]] = None
 ) -> Callable[[], None]:
@@ -108,7 +99,7 @@ def make_shield(
             response._llmstream_guard = response.response = _Guard(response.response)
             response._llmstream_release = release
             response.headers["Content-Encoding"] = "identity"
-            response.__class__ = _shielded_class(response.__class__)
+            response.__class__ = with_mixin(ShieldedResponseMixin, response.__class__)
         return response
 
     def before_request() -> None:
