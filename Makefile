@@ -1,7 +1,8 @@
 # What a developer does here. Every target prepares what it needs; scripts/bootstrap explains what it cannot.
 #
 #   make demo          the chat example with a real local model, on gunicorn + gevent
-#   make test          the checks and all tests, with coverage     (ARGS="tests/sansio -k crlf" for some)
+#   make test          the checks and the tests, with coverage     (ARGS="tests/sansio -k crlf" for some)
+#   make servers       the tests on other WSGI servers and behind proxies, which take their time
 #   make lint          the checks alone
 #   make matrix        the tests on the pinned stacks, old to new  (ENVS="py37-flask10" for some)
 #   make bench         the benchmarks
@@ -16,7 +17,7 @@ ARGS =
 ENVS =
 CHECKED = flask_llmstream scripts tests $(wildcard examples benchmarks gunicorn.conf.py)
 
-.PHONY: help venv demo test lint checks bench matrix wheel-check clean
+.PHONY: help venv demo test servers lint checks bench matrix wheel-check clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -32,7 +33,7 @@ ifeq ($(strip $(ARGS)),)
 # Not `pytest --cov`: the package must not be imported before measuring starts.
 test: lint
 	@rm -f .coverage .coverage.*
-	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage run -m pytest -m "not servers"
 	@$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 	$(BIN)/coverage report --include='flask_llmstream/sansio/*' --fail-under=100
@@ -40,6 +41,10 @@ else
 test: venv
 	$(BIN)/pytest $(ARGS)
 endif
+
+# LLMSTREAM_RECORD=docs/servers.json keeps what is measured; scripts/servers_page.py makes a page of it.
+servers: venv
+	$(BIN)/pytest -m servers $(ARGS)
 
 # The tools of Python 3.9 are too old to agree with the current ones.
 lint: venv

@@ -170,6 +170,7 @@ class Control(Outlet):
     def _departed(self) -> None:
         """The client has left."""
         if self._gone:
+            self._catch_up()  # the watcher may have seen it first, while somebody was writing
             return
         self._note_departure()
         policy = self._settings.on_disconnect

@@ -234,14 +234,16 @@ SERVERS: Tuple[Server, ...] = (
     ),
     Server(
         "uWSGI", _uwsgi,
-        "The watcher sees a departed client on the connection, also through the router of `--http`. The"
-        " watcher is a thread, so `enable-threads` must be set. With threads, uWSGI's own `write()` works in"
-        " the request's thread only: heartbeats go to the connection directly, and only after uWSGI has sent"
-        " the headers. So the stream opens at once, `status_hold` does not apply, and an upstream that fails"
-        " before its first token is said in the stream, no longer by the status. There are no heartbeats with"
-        " threads where `https-socket` encrypts, or where a middleware has replaced `start_response`; and no"
-        " transformation (`chunked`, `gzip`) may be set for the route. With `gevent` none of this applies."
-        " `socket-timeout` (4 s) ends slow readers. Do not set `disable-write-exception`.",
+        "The watcher sees a departed client on the connection, also through the router of `--http`, which"
+        " however ends all streams at once when uWSGI is stopped: take `--http-socket`, or a proxy that"
+        " speaks `uwsgi`. The watcher is a thread, so `enable-threads` must be set. With threads, uWSGI's"
+        " own `write()` works in the request's thread only: heartbeats go to the connection directly, and"
+        " only after uWSGI has sent the headers. So the stream opens at once, `status_hold` does not"
+        " apply, and an upstream that fails before its first token is said in the stream, no longer by the"
+        " status. There are no heartbeats with threads where `https-socket` encrypts, or where a"
+        " middleware has replaced `start_response`; and no transformation (`chunked`, `gzip`) may be set"
+        " for the route. With `gevent` none of this applies. `socket-timeout` (4 s) ends slow readers. Do"
+        " not set `disable-write-exception`.",
     ),
     Server(
         "mod_wsgi", _mod_wsgi,

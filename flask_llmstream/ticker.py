@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import heapq
 import logging
+import os
 from typing import Any, Callable, List, Optional
 
 from flask_llmstream.runtime import Runtime, current_runtime, per_process
@@ -62,6 +63,7 @@ class Ticker:
 
     def __init__(self, runtime: Runtime, now: Optional[Callable[[], float]] = None) -> None:
         self._runtime = runtime
+        self._pid = os.getpid()
         self.now: Callable[[], float] = now if now is not None else runtime.now
         self._lock = runtime.lock()
         self._wake = runtime.flag()
@@ -88,7 +90,9 @@ class Ticker:
         return entry
 
     def _run(self) -> None:
-        while True:
+        # In the child of a fork the streams are not ours. gevent 24.10 on Python 3.13 runs the
+        # greenlets there, too, before the child of a subprocess becomes another program.
+        while os.getpid() == self._pid:
             wait = self.run_due(self.now())
             self._wake.wait(min(wait, _LONGEST_SLEEP))
             self._wake.clear()
