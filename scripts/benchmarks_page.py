@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
+from generated import write_or_check
+
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 SOURCE, TARGET = DOCS / "benchmarks.json", DOCS / "benchmarks.md"
 
@@ -59,17 +61,5 @@ def _number(value: Optional[float]) -> str:
     return "" if value is None else f"{value:.3g}" if value >= 10 else f"{value:.2f}"
 
 
-def main() -> int:
-    """Write the page, or say that it is out of date."""
-    text = page(json.loads(SOURCE.read_text(encoding="utf-8")))
-    if "--check" in sys.argv[1:]:
-        if TARGET.read_text(encoding="utf-8") != text:
-            print(f"{TARGET.name} is out of date: run python scripts/benchmarks_page.py")
-            return 1
-        return 0
-    TARGET.write_text(text, encoding="utf-8")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(write_or_check(TARGET, page(json.loads(SOURCE.read_text(encoding="utf-8")))))

@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any, Dict, List
 
+from generated import write_or_check
+
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE, TARGET = ROOT / "docs" / "servers.json", ROOT / "docs" / "servers.md"
 
@@ -93,17 +95,5 @@ def _cell(figure: Any) -> str:
     return f"{figure:.0f}" if figure >= 10 else f"{figure:.1f}"
 
 
-def main() -> int:
-    """Write the page, or say that it is out of date."""
-    text = page(json.loads(SOURCE.read_text(encoding="utf-8")))
-    if "--check" in sys.argv[1:]:
-        if TARGET.read_text(encoding="utf-8") != text:
-            print(f"{TARGET.name} is out of date: run python scripts/servers_page.py")
-            return 1
-        return 0
-    TARGET.write_text(text, encoding="utf-8")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(write_or_check(TARGET, page(json.loads(SOURCE.read_text(encoding="utf-8")))))

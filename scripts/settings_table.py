@@ -7,6 +7,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from generated import write_or_check  # noqa: E402
+
 from flask_llmstream.settings import SETTINGS  # noqa: E402
 
 TARGET = Path(__file__).resolve().parent.parent / "docs" / "settings.md"
@@ -43,17 +45,5 @@ def _row(key: str, starred: bool, default: object, text: str) -> str:
     return f"| `{key}`{star} | `{default!r}` | {text} |\n"
 
 
-def main() -> int:
-    """Write the page, or say that it is out of date."""
-    text = table()
-    if "--check" in sys.argv[1:]:
-        if TARGET.read_text(encoding="utf-8") != text:
-            print(f"{TARGET.name} is out of date: run python scripts/settings_table.py")
-            return 1
-        return 0
-    TARGET.write_text(text, encoding="utf-8")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(write_or_check(TARGET, table()))
