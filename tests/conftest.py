@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -48,6 +49,16 @@ def no_leaked_threads() -> Iterator[None]:
         ]
 
     wait_until(lambda: not leaked(), 5.0, lambda: f"threads of this test to end: {leaked()}")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def heeding_ctrl_c() -> Iterator[None]:
+    """Undo what a shell does to a test run in the background: children would ignore SIGINT, too."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 class LocalModel(NamedTuple):

@@ -5,9 +5,13 @@ from __future__ import annotations
 import re
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Dict, Iterator, List, Tuple
 
 import pytest
+from flask import Flask
+
+from flask_llmstream import LLMStream, stream
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 pytestmark = pytest.mark.checkout
@@ -38,11 +42,14 @@ def test_block_runs(page: str, code: str, handlers: None) -> None:
     def application(environ: Dict[str, Any], start_response: Any) -> List[bytes]:
         raise NotImplementedError
 
+    # What the text around a block takes for granted.
     names: Dict[str, Any] = {
-        "__name__": "__main__", "application": application, "ask_the_model": lambda: ["a", "b"],
+        "__name__": "__main__", "app": Flask(__name__), "application": application,
+        "ask_the_model": lambda: ["a", "b"], "LLMStream": LLMStream, "stream": stream,
+        "Session": SimpleNamespace(remove=lambda: None),
     }
     exec(compile(code, page, "exec"), names)
-    if page == "retrofit" and "app" in names:
+    if page == "retrofit" and "answer" in names:
         answer = names["app"].test_client().get("/answer")
         assert answer.headers["X-Accel-Buffering"] == "no"
         assert b"data: a\n\ndata: b\n\n" in answer.data

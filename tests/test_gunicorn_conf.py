@@ -50,9 +50,9 @@ def setting(expression: str, env: Optional[Dict[str, str]] = None, *arguments: s
 
 
 def test_reading_it_imports_nothing_that_gevent_would_have_to_patch() -> None:
-    # gunicorn has imported argparse before; that of Python 3.9 brings threading.
+    # gunicorn has used argparse before, which needs shutil; on Python 3.9 that brings threading.
     loaded = run(
-        "import sys, runpy, argparse; before = set(sys.modules); runpy.run_path(sys.argv[1]);"
+        "import sys, runpy, shutil; before = set(sys.modules); runpy.run_path(sys.argv[1]);"
         "print(sorted(set(sys.modules) - before))"
     )
     for module in ("'ssl'", "'socket'", "'threading'", "'requests'", "'flask'", "'urllib3'", "'gevent"):

@@ -49,6 +49,8 @@ class Exchange:
         fields.update((name.replace("_", "-"), value) for name, value in headers.items())
         names = {name.lower() for name in fields}
         self._chunked = not names & {"content-length", "connection"} and status[:3] != "204"
+        # The whole answer. To close behind it, without a word, would be a race with the next request.
+        self.keep_alive = status[:3] == "204" or fields.get("Content-Length") == "0"
         if self._chunked:
             fields["Transfer-Encoding"] = "chunked"
         lines = [f"HTTP/1.1 {status}"] + [f"{name}: {value}" for name, value in fields.items()]

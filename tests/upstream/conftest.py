@@ -9,6 +9,7 @@ import pytest
 from flask_llmstream.testing.upstreams import ScriptedUpstream
 from flask_llmstream.upstream import openai_chat
 from flask_llmstream.upstream.openai import OpenAIChat
+from flask_llmstream.upstream.session import shared_session
 
 MESSAGES = [{"role": "user", "content": "Hello, what is your name?"}]
 
@@ -19,6 +20,13 @@ def upstream() -> Iterator[ScriptedUpstream]:
     with ScriptedUpstream() as upstream:
         yield upstream
     assert not upstream.errors
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_idle_connections() -> Iterator[None]:
+    """Close what the process keeps for its next call: urllib3 1 leaves that to the garbage."""
+    yield
+    shared_session().close()
 
 
 @pytest.fixture(autouse=True)

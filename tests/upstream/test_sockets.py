@@ -56,20 +56,24 @@ def by_urllib(url):
     return response, iter(lambda: response.read(1), b""), response.close
 
 
-def by_httpx(url, name="httpx2"):
-    httpx = pytest.importorskip(name)
-    client = httpx.Client(verify=False, timeout=60)
+def httpx_of_openai():
+    try:
+        import httpx2 as httpx
+    except ImportError:  # openai 1 and 2
+        httpx = pytest.importorskip("httpx")
+    return httpx
+
+
+def by_httpx(url):
+    client = httpx_of_openai().Client(verify=False, timeout=60)
     response = client.send(client.build_request("POST", url + "/chat/completions", json=BODY), stream=True)
     return response, response.iter_raw(), lambda: (response.close(), client.close())
 
 
 def client_of_openai(url):
     openai = pytest.importorskip("openai")
-    try:
-        import httpx2 as httpx
-    except ImportError:  # openai 1 and 2
-        import httpx
-    return openai.OpenAI(base_url=url, api_key="none", http_client=httpx.Client(verify=False, timeout=60))
+    http_client = httpx_of_openai().Client(verify=False, timeout=60)
+    return openai.OpenAI(base_url=url, api_key="none", http_client=http_client)
 
 
 def by_openai(url):
@@ -106,7 +110,7 @@ def by_openai_chat(url):
     session.verify = False
     session.trust_env = False  # a CA bundle in the environment would count for more
     source = openai_chat("scripted", MESSAGES, base_url=url, session=session)
-    return source, source, source.close
+    return source, source, lambda: (source.close(), session.close())
 
 
 WAYS = [value for name, value in sorted(globals().items()) if name.startswith("by_")]
