@@ -13,6 +13,7 @@ Decisions
 from __future__ import annotations
 
 import logging
+import os
 import select
 from typing import Any, Dict, List, Tuple
 
@@ -45,6 +46,7 @@ class Watcher:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
+        self._pid = os.getpid()
         self._epoll = runtime.epoll()
         self._watched: Dict[int, Watched] = {}
         # Table and epoll object change together: on threads a connection may end, and its number
@@ -90,6 +92,10 @@ class Watcher:
                 pass  # closed already: the kernel has forgotten it
 
     def _ready(self, timeout: float) -> None:
+        if os.getpid() != self._pid:
+            # The child of a fork shares the epoll object, and would take the news from its parent;
+            # gevent 24.10 on Python 3.13 gets here before the child becomes another program.
+            return
         events: List[Tuple[int, int]] = self._epoll.poll(timeout, 256)  # type: ignore[union-attr]
         for fd, mask in events:
             watched = self._watched.get(fd)

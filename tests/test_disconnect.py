@@ -297,3 +297,21 @@ def test_many_threads_share_one_watcher(watcher: Watcher, connect: Callable[[], 
 
 def test_each_process_has_one() -> None:
     assert current_watcher() is current_watcher()
+
+
+def test_child_of_a_fork_does_not_take_the_news_from_its_parent(connect: Callable[[], Pair]) -> None:
+    class Unwatching(Runtime):
+        def watch(self, epoll: Any, ready: Callable[[float], None]) -> Any:
+            return ready
+
+    server, client = connect()
+    watcher, noting = Watcher(Unwatching()), Noting()
+    watcher.add(server.fileno(), noting)
+    client.shutdown(socket.SHUT_WR)
+    child = os.fork()
+    if not child:
+        watcher._ready(0)
+        os._exit(0)
+    os.waitpid(child, 0)
+    watcher._ready(0)
+    assert noting.news == ["FIN"]

@@ -107,8 +107,9 @@ def start(*arguments: str, env: Optional[Dict[str, str]] = None) -> str:
         (["--worker-class=eventlet"], {}, "not supported"),
         (["--preload"], {}, "from gevent import monkey; monkey.patch_all()"),
         ([], {"GUNICORN_CMD_ARGS": "--preload"}, "from gevent import monkey; monkey.patch_all()"),
-        ([], {"GUNICORN_CMD_ARGS": "-ktornado"}, "'gthread'"),
-    ],
+    ]
+    # gunicorn 19 loads a worker that the variable names before it reads the file.
+    + [([], {"GUNICORN_CMD_ARGS": "-ktornado"}, "'gthread'")] * (gunicorn.version_info >= (20, 0)),
 )
 def test_what_cannot_stream_is_refused_at_the_start(
     arguments: List[str], env: Dict[str, str], expected: str
