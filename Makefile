@@ -2,7 +2,8 @@
 #
 #   make demo          the chat example with a real local model, on gunicorn + gevent
 #   make test          the checks and the tests, with coverage     (ARGS="tests/sansio -k crlf" for some)
-#   make servers       the tests on other WSGI servers and behind proxies, which take their time
+#   make slow          the tests that take their time: thousands of streams, long silences, the wheel
+#   make servers       the tests on other WSGI servers and behind proxies
 #   make lint          the checks alone
 #   make matrix        the tests on the pinned stacks, old to new  (ENVS="py37-flask10" for some)
 #   make bench         the benchmarks
@@ -17,7 +18,7 @@ ARGS =
 ENVS =
 CHECKED = flask_llmstream scripts tests $(wildcard examples benchmarks gunicorn.conf.py)
 
-.PHONY: help venv demo test servers lint checks bench matrix wheel-check clean
+.PHONY: help venv demo test slow servers lint checks bench matrix wheel-check clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -33,7 +34,7 @@ ifeq ($(strip $(ARGS)),)
 # Not `pytest --cov`: the package must not be imported before measuring starts.
 test: lint
 	@rm -f .coverage .coverage.*
-	$(BIN)/coverage run -m pytest -m "not servers"
+	$(BIN)/coverage run -m pytest -m "not servers and not slow"
 	@$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 	$(BIN)/coverage report --include='flask_llmstream/sansio/*' --fail-under=100
@@ -41,6 +42,9 @@ else
 test: venv
 	$(BIN)/pytest $(ARGS)
 endif
+
+slow: venv
+	$(BIN)/pytest -m slow $(ARGS)
 
 # LLMSTREAM_RECORD=docs/servers.json keeps what is measured; scripts/servers_page.py makes a page of it.
 servers: venv
