@@ -114,7 +114,7 @@ class Outlet:
         if self._chunker is None:
             encoded: bytes = self._format.encode(item)
             return encoded
-        return self._segment(self._chunker.feed(text))
+        return self._segment(self._chunker, text)
 
     def _take_other(self, item: Any) -> bytes:
         if isinstance(item, bytes):
@@ -131,10 +131,13 @@ class Outlet:
         encoded: bytes = self._format.encode(item)
         return held + encoded if held else encoded
 
-    def _segment(self, segments: List[str]) -> bytes:
-        if segments:
+    def _segment(self, chunker: Any, text: str) -> bytes:
+        segments = chunker.feed(text)
+        # A chunker that does not say may always hold something; to flush nothing costs little.
+        held = getattr(chunker, "characters_held", 1)
+        if segments and held <= len(text):
             self._held_since = NEVER
-        elif self._held_since == NEVER:
+        if held and self._held_since == NEVER:
             self._held_since = self._runtime.now()
             self._look_at(self._held_since + self._settings.max_delay)
         return b"".join([self._format.encode(segment) for segment in segments])
