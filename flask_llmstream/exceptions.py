@@ -6,6 +6,7 @@
       WireError                   bytes or fields that break a format
         DecodeError               .line
         BufferLimitExceeded       .limit
+          JsonLimitExceeded       .name
       UpstreamError               the LLM call failed: .status, .code, .retryable, .retry_after
         UpstreamTimeout           no answer, or no next byte, in time
         UpstreamInterrupted       the stream ended before its terminal marker
@@ -30,6 +31,7 @@ __all__ = [
     "BufferLimitExceeded",
     "ConfigurationError",
     "DecodeError",
+    "JsonLimitExceeded",
     "LLMStreamError",
     "StreamCancelled",
     "StreamError",
@@ -63,13 +65,28 @@ class DecodeError(WireError):
 class BufferLimitExceeded(WireError):
     """One event grew past the limit before it was complete."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, message: Optional[str] = None) -> None:
         super().__init__(
-            f"an event grew past max_buffer={limit} characters before its blank line;"
+            message
+            or f"an event grew past max_buffer={limit} characters before its blank line;"
             " raise max_buffer, or check that the peer really sends events"
         )
-        #: The limit that was passed, in characters.
+        #: The limit that was passed: characters of an event, bytes of a frame.
         self.limit = limit
+
+
+class JsonLimitExceeded(BufferLimitExceeded):
+    """JSON that a model writes grew past a limit.
+
+    :param name: the option that sets the limit, such as ``max_depth``.
+    :param limit: its value.
+    :param where: the position in the text.
+    """
+
+    def __init__(self, name: str, limit: int, where: str) -> None:
+        super().__init__(limit, f"the JSON at {where} goes past {name}={limit}; raise {name} if it should")
+        #: The option that sets the limit.
+        self.name = name
 
 
 class UpstreamError(LLMStreamError):
