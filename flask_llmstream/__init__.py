@@ -32,6 +32,8 @@ if TYPE_CHECKING:
         ToolCallDelta,
         Usage,
     )
+    from flask_llmstream.sansio.formats import register_format
+    from flask_llmstream.sansio.jsondelta import json_deltas, snapshots
 
 __version__ = "0.1.0"
 
@@ -52,6 +54,9 @@ __all__ = [
     "UpstreamError",
     "Usage",
     "current_stream",
+    "json_deltas",
+    "register_format",
+    "snapshots",
     "stream",
     "stream_response",
 ]
@@ -74,6 +79,9 @@ _EXPORTS = {
     "UpstreamError": ".exceptions",
     "Usage": ".sansio.events",
     "current_stream": ".current",
+    "json_deltas": ".sansio.jsondelta",
+    "register_format": ".sansio.formats",
+    "snapshots": ".sansio.jsondelta",
     "stream": ".responses",
     "stream_response": ".responses",
 }

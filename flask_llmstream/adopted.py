@@ -95,7 +95,7 @@ class AdoptedStream(Stream):
     def _last(self, reason: str, data: bytes, failure: Optional[Failure] = None) -> bytes:
         if failure is not None and (self._opened or self._frames):
             # "timeout" or "shutdown": what follows is no regular end of the body.
-            return self._break(reason, failure, break_off(self._peer))
+            return self._break(reason, failure, self._breaks or break_off(self._peer))
         return super()._last(reason, data, failure)
 
     def _break(self, reason: str, failure: Failure, error: BaseException) -> bytes:

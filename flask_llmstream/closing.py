@@ -19,6 +19,7 @@ from flask_llmstream.disconnect import current_watcher, leave_quietly
 from flask_llmstream.exceptions import StreamCancelled
 from flask_llmstream.failures import Failure, describe_failure, failure_of_code
 from flask_llmstream.runtime import current_runtime
+from flask_llmstream.servers import break_off
 from flask_llmstream.settings import Settings
 
 __all__ = ["Closing"]
@@ -108,10 +109,7 @@ class Closing(Control):
             self._over("shutdown")
             raise error
         self._breaks = error  # with the server's next turn
-        failure = failure_of_code("shutdown", True)
-        return self._last(
-            "shutdown", self._format.failed(failure.message, failure.code, failure.retryable), failure
-        )
+        return self._last("shutdown", b"", failure_of_code("shutdown", True))
 
     def _unwanted(self) -> bytes:
         """Between two items: the stream was cancelled, or its client has left."""
@@ -131,9 +129,7 @@ class Closing(Control):
         if reason == "stop":
             return self._last("stop", self._format.done("cancelled", self._usage))
         failure = failure_of_code(self._cancellation.code, True)  # type: ignore[union-attr]
-        return self._last(
-            reason, self._format.failed(failure.message, failure.code, failure.retryable), failure
-        )
+        return self._last(reason, b"", failure)
 
     def _finish(self) -> bytes:
         try:
@@ -145,9 +141,7 @@ class Closing(Control):
     def _fail(self, error: BaseException) -> bytes:
         failure = self._describe_and_log(error)
         self._close_source()
-        data = self._flush_quietly()
-        data += self._format.failed(failure.message, failure.code, failure.retryable)
-        return self._last("error", data, failure)
+        return self._last("error", self._flush_quietly(), failure)
 
     def _describe_and_log(self, error: BaseException) -> Failure:
         self._error = error
@@ -165,7 +159,10 @@ class Closing(Control):
         return failure
 
     def _last(self, reason: str, data: bytes, failure: Optional[Failure] = None) -> bytes:
-        """Hand the last bytes to the server; the end itself comes with its next turn."""
+        """Hand the last bytes to the server; the end itself comes with its next turn.
+
+        :param data: what stands before the failure, or all there is without one.
+        """
         self._state = "ending"
         self._end_reason = reason
         self._advance = None
@@ -174,10 +171,16 @@ class Closing(Control):
             raise leave_quietly(self._peer)
         # Text that a chunker holds is an answer that has begun, though none of it has been sent.
         begun = self._opened or self._frames or self._texts
-        if failure is not None and not begun:
-            self._status = f"{failure.status} {http.client.responses.get(failure.status, 'Error')}"
-            self._headers = failure.headers()
-            return self._open(failure.body())
+        if failure is not None:
+            if not begun:
+                self._status = f"{failure.status} {http.client.responses.get(failure.status, 'Error')}"
+                self._headers = failure.headers()
+                return self._open(failure.body())
+            said = self._format.failed(failure.message, failure.code, failure.retryable)
+            if not said and self._breaks is None:
+                # As in plain text: nobody may take half an answer for a whole one.
+                self._breaks = break_off(self._peer)
+            data += said
         self._frames.append(data)
         return self._collect()
 

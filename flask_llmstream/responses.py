@@ -17,10 +17,12 @@ from __future__ import annotations
 
 import functools
 import inspect
-from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Tuple, Type, overload
+import secrets
+import time
+from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Tuple, Type, Union, overload
 
 from flask import Response as FlaskResponse
-from flask import current_app, got_request_exception, has_request_context, stream_with_context
+from flask import current_app, got_request_exception, has_request_context, request, stream_with_context
 from werkzeug.exceptions import HTTPException
 
 from flask_llmstream.culprits import warn_of_reader
@@ -28,8 +30,8 @@ from flask_llmstream.disconnect import find_peer
 from flask_llmstream.failures import Failure, describe_failure
 from flask_llmstream.release import release_connections
 from flask_llmstream.sansio.chunkers import make_chunker
+from flask_llmstream.sansio.formats import DEFAULT, make_format, negotiate
 from flask_llmstream.sansio.headers import stream_headers
-from flask_llmstream.sansio.native import SSEFormat
 from flask_llmstream.settings import Settings
 from flask_llmstream.stream import ENVIRON_KEY, Stream
 
@@ -37,9 +39,6 @@ __all__ = [
     "StreamResponseMixin", "run_in_app_context", "settings_of", "stream", "stream_response",
     "with_mixin",
 ]
-
-#: Wire formats by name.
-_FORMATS: Dict[str, Callable[[], Any]] = {"sse": SSEFormat}
 
 #: What a view may return that is an answer of its own and no source of items.
 _ANSWERS = (str, bytes, bytearray, dict, tuple)
@@ -142,11 +141,19 @@ def settings_of(app: Any) -> Settings:
     return settings
 
 
-def _format(name: Optional[str]) -> Any:
-    make = _FORMATS.get("sse" if name is None else name)
-    if make is None:
-        raise ValueError(f"there is no wire format {name!r}; there are: {', '.join(sorted(_FORMATS))}")
-    return make()
+def _make_format(format: Any, id: str) -> Any:
+    """Return the format object of a stream."""
+    if format is None:
+        # The default where there is no request, and so nobody who asks.
+        format = negotiate(request.headers.get("Accept")) if has_request_context() else DEFAULT
+    return format() if callable(format) else make_format(format, id, int(time.time()))
+
+
+def _add_vary(headers: Any) -> None:
+    """Tell caches that the answer depends on ``Accept``, beside what the caller has said of it."""
+    names = [name.strip() for line in headers.getlist("Vary") for name in line.split(",")]
+    if not {"*", "accept"} & {name.lower() for name in names}:
+        headers["Vary"] = ", ".join([*filter(None, names), "Accept"])
 
 
 def _describer(app: Any, expose: bool) -> Callable[[BaseException], Failure]:
@@ -187,7 +194,7 @@ def _callbacks_of(app: Any, expose: bool) -> Tuple[Any, Any]:
 def stream_response(
     source: Iterable[Any],
     *,
-    format: Optional[str] = None,
+    format: Union[str, Callable[[], Any], None] = None,
     chunk: Any = None,
     max_delay: Optional[float] = None,
     resumable: bool = False,
@@ -206,9 +213,12 @@ def stream_response(
 
     :param source: any iterable of ``str``, ``bytes`` (text in UTF-8), ``dict`` or ``list`` (sent as
         JSON), ``Event``, ``Comment``, or deltas.
-    :param format: wire format by name. Defaults to ``"sse"``.
-    :param chunk: how text is cut: ``None`` or ``"token"`` as it comes, ``"word"``, ``"line"``, or
-        an object with ``feed(text)``, ``flush()`` and ``reset()``.
+    :param format: wire format by name, or a callable that makes one; see docs/formats.md. Defaults to
+        what the request's ``Accept`` likes best, and to ``"sse"`` where that names none.
+    :param chunk: how text is cut: ``None`` as it comes; ``"token"``, ``"word"``, ``"sentence"``,
+        ``"line"``, ``"paragraph"``, ``"markdown"`` or ``"json"``; a compiled regular expression; a
+        function of the text held so far; or an object with ``feed(text)``, ``flush()`` and
+        ``reset()``. See :func:`~flask_llmstream.sansio.chunkers.make_chunker`.
     :param max_delay: seconds for which text may be held back by *chunk*.
     :param on_disconnect: ``"cancel"``, ``"detach"`` or a number of seconds.
     :param heartbeat_interval: seconds of silence before a comment; 0 for none.
@@ -233,11 +243,16 @@ def stream_response(
         max_delay=max_delay, on_disconnect=on_disconnect, heartbeat_interval=heartbeat_interval,
         padding=padding, status_hold=status_hold, max_duration=max_duration, release=release,
     )
-    encoder = _format(format)
+    id = secrets.token_hex(8)
+    encoder = _make_format(format, id)
     chunker = make_chunker(chunk)
     response = with_mixin(StreamResponseMixin, app.response_class)(
         (), status=status, headers=stream_headers(encoder.content_type, headers, identity=True)
     )
+    for name, value in getattr(encoder, "headers", ()):
+        response.headers.setdefault(name, value)
+    if format is None:
+        _add_vary(response.headers)
     inner = iter(source)
     if settings.release:
         response.llmstream_release = functools.partial(release_connections, app, settings.release)
@@ -247,6 +262,7 @@ def stream_response(
         format=encoder, settings=settings, chunker=chunker,
         describe=describe, around_end=around_end, sender=app, inner=inner,
     )
+    response.llmstream.id = id
     return response
 
 

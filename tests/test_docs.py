@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.checkout
 
 
-@pytest.mark.parametrize("script", ["settings_table.py", "benchmarks_page.py"])
+@pytest.mark.parametrize("script", ["settings_table.py", "benchmarks_page.py", "formats_page.py"])
 def test_generated_page_is_up_to_date(script: str) -> None:
     subprocess.run([sys.executable, str(ROOT / "scripts" / script), "--check"], check=True)
 

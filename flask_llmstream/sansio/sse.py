@@ -18,6 +18,7 @@ import re
 from flask_llmstream.sansio.events import Event
 from flask_llmstream.sansio.jsontext import dump_bytes
 from flask_llmstream.sansio.sse_decoder import SSEDecoder
+from flask_llmstream.sansio.utf8 import plain_utf8
 
 __all__ = ["HEARTBEAT", "SSEDecoder", "encode_comment", "encode_event", "opening"]
 
@@ -55,7 +56,7 @@ def encode_event(event: Event) -> bytes:
         )
     if "\n" in data or "\r" in data:
         data = _LINE_END.sub("\ndata: ", data)
-    return b"%bdata: %b\n\n" % (head, _to_utf8(data))
+    return b"%bdata: %b\n\n" % (head, plain_utf8(data))
 
 
 def encode_comment(text: str) -> bytes:
@@ -66,7 +67,7 @@ def encode_comment(text: str) -> bytes:
     if "\0" in text:
         raise ValueError("a comment may not contain NUL")
     lines = _LINE_END.split(text)
-    return _to_utf8("".join(f": {line}\n" if line else ":\n" for line in lines))
+    return plain_utf8("".join(f": {line}\n" if line else ":\n" for line in lines))
 
 
 def opening(padding: int) -> bytes:
@@ -117,12 +118,3 @@ def _expect_str(field: str, value: object) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{field} must be a str, got {value!r}")
     return value
-
-
-def _to_utf8(text: str) -> bytes:
-    try:
-        return text.encode()
-    except UnicodeEncodeError:
-        # Halves of surrogate pairs. Through UTF-16 two that belong together become their
-        # character, and a lone one U+FFFD.
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()

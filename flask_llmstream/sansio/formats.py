@@ -1,0 +1,203 @@
+"""The wire formats by name, and which of them a client asks for.
+
+Decisions: 1. ``Accept`` is a wish, not a condition: the OpenAI and Anthropic clients ask for
+``application/json`` and read an event stream. Where nothing fits, or the field is malformed, the
+default goes out, never 406.
+2. Where a client likes several formats equally the first of the list below is sent. So the default
+``Accept`` of axios and Angular, ``application/json, text/plain, */*``, gets an event stream.
+3. Formats without a media type of their own (the dialects of other libraries, all of them event
+streams) are sent only where they are named.
+"""
+
+from __future__ import annotations
+
+import re
+from importlib import import_module
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Pattern, Tuple
+
+__all__ = ["DEFAULT", "format_names", "make_format", "negotiate", "register_format"]
+
+#: What is sent where nobody asks for anything else.
+DEFAULT = "sse"
+
+#: Modules and classes, relative to this package; each is imported when it is first asked for.
+#: Then the arguments that say which stream it is, where a format says that.
+_BUILT_IN: Dict[str, Tuple[str, Dict[str, str]]] = {
+    "sse": ("native.SSEFormat", {}),
+    "ndjson": ("ndjson.NDJSONFormat", {}),
+    "text": ("text.TextFormat", {}),
+    "frames": ("frames.FramesFormat", {}),
+    "ai-sdk": ("aisdk.AISDKFormat", {"id": "msg-{id}"}),
+    "openai": ("openai_format.OpenAIFormat", {"id": "chatcmpl-{id}"}),
+    "openai-responses": ("openai_responses.OpenAIResponsesFormat", {"id": "resp_{id}"}),
+    "anthropic": ("anthropic.AnthropicFormat", {"id": "msg_{id}"}),
+    "ag-ui": ("agui.AGUIFormat", {"run_id": "run-{id}"}),
+}
+#: Media types and what they mean, best first. All formats are UTF-8, and the types say no more.
+_OFFERS: List[Tuple[str, str]] = [
+    ("text/event-stream", "sse"),
+    ("application/x-ndjson", "ndjson"),
+    ("application/ndjson", "ndjson"),
+    ("text/plain", "text"),
+    ("application/vnd.llmstream.frames", "frames"),
+]
+_PARAMETERS = (("charset", "utf-8"),)
+
+#: Those that say when the answer was made, in an argument of that name.
+_DATED = ("openai", "openai-responses")
+
+#: Formats of users' own.
+_factories: Dict[str, Callable[[], Any]] = {}
+
+_TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_QUOTED = r'"(?:[^"\\]|\\.)*"'
+# What is between two separators. The first character decides, so nothing is tried twice.
+_ELEMENT = re.compile(fr'((?:[^,"]|{_QUOTED})*)(,|\Z)')
+_PART = re.compile(fr'((?:[^;"]|{_QUOTED})*)(;|\Z)')
+_RANGE = re.compile(fr"({_TOKEN})/({_TOKEN})")
+_PARAMETER = re.compile(fr"({_TOKEN})=({_TOKEN}|{_QUOTED})")
+_WEIGHT = re.compile(r"0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?")
+_ESCAPED = re.compile(r"\\(.)")
+
+
+class _Range(NamedTuple):
+    """A media range of an ``Accept`` field."""
+
+    type: str
+    subtype: str
+    parameters: Tuple[Tuple[str, str], ...]
+    weight: float
+
+    def fits(self, media_type: str) -> bool:
+        major, _, minor = media_type.partition("/")
+        return (
+            self.type in ("*", major)
+            and self.subtype in ("*", minor)
+            and all(parameter in _PARAMETERS for parameter in self.parameters)
+        )
+
+    def precision(self) -> Tuple[bool, bool, int]:
+        return self.type != "*", self.subtype != "*", len(self.parameters)
+
+
+def register_format(name: str, factory: Callable[[], Any], *, media_type: Optional[str] = None) -> None:
+    """Make a wire format of your own known to this process.
+
+    :param name: what ``stream_response(format=…)`` calls it. One that was registered before is
+        replaced; those of this library cannot be.
+    :param factory: is called without arguments, once for each stream; what the object that it
+        returns must have stands in docs/formats.md.
+    :param media_type: what clients may ask for in ``Accept``, without parameters. Defaults to
+        nothing: the format is sent where it is named, and only there.
+    :raises TypeError: where *factory* cannot be called.
+    :raises ValueError: for a name or media type that is not to be had.
+    """
+    if not isinstance(name, str) or not name or name in _BUILT_IN:
+        raise ValueError(f"a format of your own needs a name of its own, got {name!r}")
+    if not callable(factory):
+        raise TypeError(f"a factory is called to make a format, got a {type(factory).__name__}")
+    offers = [offer for offer in _OFFERS if offer[1] != name]
+    if media_type is not None:
+        found = _RANGE.fullmatch(media_type)
+        if found is None or "*" in found.groups():
+            raise ValueError(f"expected a media type such as 'application/x-mine', got {media_type!r}")
+        media_type = media_type.lower()
+        if media_type in dict(offers):
+            raise ValueError(f"{media_type} means {dict(offers)[media_type]!r} already")
+        offers.append((media_type, name))
+    _factories[name] = factory
+    _OFFERS[:] = offers
+
+
+def format_names() -> List[str]:
+    """Return the names of all formats, sorted."""
+    return sorted({*_BUILT_IN, *_factories})
+
+
+def make_format(name: str, id: Optional[str] = None, created: int = 0) -> Any:
+    """Return a new format object, for one stream.
+
+    :param id: of the stream, for formats that say it. Defaults to what is the same for all streams.
+    :param created: when the answer was made, in seconds since 1970, for formats that say it.
+    :raises ValueError: where there is no format of that name.
+    """
+    if name in _factories:
+        return _factories[name]()
+    if name not in _BUILT_IN:
+        raise ValueError(f"there is no wire format {name!r}; there are: {', '.join(format_names())}")
+    path, arguments = _BUILT_IN[name]
+    module, _, attribute = path.partition(".")
+    factory = getattr(import_module(f"flask_llmstream.sansio.{module}"), attribute)
+    options: Dict[str, Any] = {"created": created} if name in _DATED else {}
+    if id is not None:
+        options.update((key, pattern.format(id=id)) for key, pattern in arguments.items())
+    return factory(**options)
+
+
+def negotiate(accept: Optional[str]) -> str:
+    """Return the name of the format that a client likes best, :data:`DEFAULT` where none fits.
+
+    :param accept: the field ``Accept`` of the request, several of them joined with commas.
+
+    https://www.rfc-editor.org/rfc/rfc9110#section-12.5.1
+    """
+    if not accept or accept == "*/*":
+        return DEFAULT
+    ranges = _parse(accept)
+    best, best_weight = DEFAULT, 0.0
+    for media_type, name in _OFFERS:
+        fitting = [each for each in ranges if each.fits(media_type)]
+        if fitting:
+            # "Media ranges can be overridden by more specific media ranges"
+            weight = max(fitting, key=_Range.precision).weight
+            if weight > best_weight:
+                best, best_weight = name, weight
+    return best
+
+
+def _parse(accept: str) -> List[_Range]:
+    """Return the ranges in *accept*, none of them where it is malformed."""
+    ranges = []
+    for element in _split(_ELEMENT, accept) or ():
+        if element:  # "A recipient MUST parse and ignore a reasonable number of empty list elements"
+            found = _parse_range(element)
+            if found is None:
+                return []
+            ranges.append(found)
+    return ranges
+
+
+def _parse_range(text: str) -> Optional[_Range]:
+    parts = _split(_PART, text) or [""]
+    found = _RANGE.fullmatch(parts[0].lower())
+    if found is None or (found.group(1) == "*" and found.group(2) != "*"):
+        return None
+    parameters: List[Tuple[str, str]] = []
+    for part in filter(None, parts[1:]):
+        pair = _PARAMETER.fullmatch(part)
+        if pair is None:
+            return None
+        name, value = pair.group(1).lower(), pair.group(2)
+        if name == "q":
+            # What comes behind the weight says nothing about the media type.
+            if _WEIGHT.fullmatch(value) is None:
+                return None
+            return _Range(found.group(1), found.group(2), tuple(parameters), float(value))
+        if value[0] == '"':
+            value = _ESCAPED.sub(r"\1", value[1:-1])
+        parameters.append((name, value.lower()))
+    return _Range(found.group(1), found.group(2), tuple(parameters), 1.0)
+
+
+def _split(pattern: Pattern[str], text: str) -> Optional[List[str]]:
+    """Cut *text* at separators outside quotes; ``None`` where a quote is not closed."""
+    parts = []
+    at = 0
+    while True:
+        found = pattern.match(text, at)
+        if found is None:
+            return None
+        parts.append(found.group(1).strip(" \t"))
+        at = found.end()
+        if not found.group(2):
+            return parts
