@@ -6,9 +6,11 @@ from hypothesis import strategies as st
 
 from flask_llmstream.sansio import events as e
 
+#: No subnormal numbers: old builds of gevent switch them off in the processor.
+FINITE = st.floats(allow_nan=False, allow_infinity=False, allow_subnormal=False)
 TEXT = st.text(st.characters())  # surrogates too
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXT,
+    st.none() | st.booleans() | st.integers() | FINITE | TEXT,
     lambda values: st.lists(values, max_size=3) | st.dictionaries(TEXT, values, max_size=3), max_leaves=8,
 )
 COUNT = st.none() | st.integers(0, 10**9)

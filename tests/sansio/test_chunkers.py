@@ -6,7 +6,7 @@ import re
 import time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from splitting import decode_every_way
 
@@ -130,6 +130,7 @@ def test_all_segments_put_together_are_the_text(make, pieces, flushes):
 
 @settings(deadline=None, max_examples=60)
 @pytest.mark.parametrize("make", CUTTING)
+@example(["Dr. A", ";", "\ud83d"])
 @given(st.lists(TEXT, max_size=12))
 def test_cuts_do_not_depend_on_how_it_was_fed(make, pieces):
     text = "".join(pieces)

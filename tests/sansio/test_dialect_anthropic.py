@@ -45,7 +45,8 @@ def test_the_sdk_makes_the_same_message_of_it(message):
     assert (found.stop_reason, found.stop_sequence) == ("tool_use", None)
     usage = found.usage
     assert (usage.input_tokens, usage.cache_read_input_tokens, usage.output_tokens) == (8, 3, 20)
-    assert usage.output_tokens_details.thinking_tokens == 5
+    if "output_tokens_details" in type(usage).__annotations__:  # older SDKs do not know them
+        assert usage.output_tokens_details.thinking_tokens == 5
 
 
 def test_the_sdk_takes_heartbeats_everywhere(upstream, client):

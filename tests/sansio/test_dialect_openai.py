@@ -19,6 +19,8 @@ MESSAGES = [{"role": "user", "content": "Hello"}]
 @pytest.fixture
 def complete(upstream, openai_client):
     """Return a function that has the SDK put together what was written."""
+    if not hasattr(openai_client.chat.completions, "stream"):
+        pytest.skip("this stack's openai SDK does not put completions together")
 
     def complete(written):
         upstream.script = [raw(written)]

@@ -14,12 +14,20 @@ CALLS = [("call_a", "look_up", '{"city": "Berlin"}'), ("call_b", "now", "{}")]
 
 
 @pytest.fixture
-def respond(upstream, openai_client):
+def responses(openai_client):
+    """Return the part of the SDK that knows responses."""
+    if not hasattr(openai_client, "responses"):
+        pytest.skip("this stack's openai SDK knows no responses")
+    return openai_client.responses
+
+
+@pytest.fixture
+def respond(upstream, responses):
     """Return a function that has the SDK read what was written: its events, and what they make."""
 
     def respond(written, whole=True):
         upstream.script = [raw(written)]
-        with openai_client.responses.stream(model="any", input="Hello") as stream:
+        with responses.stream(model="any", input="Hello") as stream:
             events = list(stream)
             return events, stream.get_final_response() if whole else events[-1].response
 
@@ -49,7 +57,7 @@ def test_the_sdk_makes_the_same_response_of_it(respond):
     assert [item.id for item in done] == [item.id for item in response.output]
 
 
-def test_every_event_is_one_of_the_sdks_own(upstream, openai_client):
+def test_every_event_is_one_of_the_sdks_own():
     """The SDK itself does not look whether what is required is there."""
     responses = pytest.importorskip("openai.types.responses")
     pydantic = pytest.importorskip("pydantic", "2")
@@ -59,11 +67,11 @@ def test_every_event_is_one_of_the_sdks_own(upstream, openai_client):
             assert known.validate_python(data).type == data["type"]
 
 
-def test_heartbeats_and_comments_are_passed_over(upstream, openai_client):
+def test_heartbeats_and_comments_are_passed_over(upstream, responses):
     wire = OpenAIResponsesFormat()
     frames = [wire.encode(item) for item in ("a", e.Comment("still here"), "b")] + [wire.done("stop")]
     upstream.script = [raw(wire.heartbeat + frame) for frame in frames]
-    with openai_client.responses.create(model="any", input="Hello", stream=True) as stream:
+    with responses.create(model="any", input="Hello", stream=True) as stream:
         events = list(stream)
     assert [event.delta for event in events if event.type == "response.output_text.delta"] == ["a", "b"]
 

@@ -9,6 +9,7 @@ from typing import Any, Iterable, List
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from items import FINITE
 from splitting import every_way
 
 from flask_llmstream import json_deltas, snapshots
@@ -46,7 +47,7 @@ TEXTS = st.one_of(
 )
 VALUES = st.recursive(
     st.one_of(
-        st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), TEXTS
+        st.none(), st.booleans(), st.integers(), FINITE, TEXTS
     ),
     lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(TEXTS, inner, max_size=4)),
     max_leaves=8,

@@ -73,8 +73,10 @@ class FunctionChunker(CuttingChunker):
         held = self._held[0] + text
         sent = self._sent
         cuts = []
-        while start < len(held):
-            shown = held[start : start + MAX_HELD]
+        # Half of a surrogate pair says nothing yet, not even whether it belongs to what is before it.
+        end = len(held) - ("\ud800" <= held[-1:] <= "\udbff")
+        while start < end:
+            shown = held[start : min(start + MAX_HELD, end)]
             index = self._find_cut(shown)
             if index is None or index == 0:
                 break
