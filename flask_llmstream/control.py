@@ -260,19 +260,21 @@ class Control(Outlet):
         :raises StreamCancelled: where nobody wants the stream any more.
         :raises RuntimeError: where it is over.
         """
-        self._send(self._take(item))
+        self._send(lambda: self._take(item))
 
     def flush(self) -> None:
         """Send now what is held back, the text inside a chunker included."""
-        self._send(self._flush_chunker())
+        self._send(self._flush_chunker)
 
-    def _send(self, frame: bytes) -> None:
+    def _send(self, make: Callable[[], bytes]) -> None:
+        """Write what *make* returns; it is called once nobody else can use the chunker."""
         if self._state != "running":
             raise RuntimeError("nothing can be sent: the stream is over")
         written = True
         self._sending = True
         self._seize(wait=True)
         try:
+            frame = make()
             if frame and not self._gone:
                 self._frames.append(frame)
             if self._in_source and self._can_write():
