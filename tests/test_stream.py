@@ -816,3 +816,29 @@ def test_end_is_one_line_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
         served.end()
     (line,) = [each.getMessage() for each in caplog.records if served.stream.id in each.getMessage()]
     assert line.startswith(f"stream {served.stream.id} ended: disconnect, after 1 pieces of text")
+
+
+def test_chunker_is_used_by_one_at_a_time() -> None:
+    """The ticker flushes it from its own thread; whoever has the wire may use it."""
+    locked: List[bool] = []
+
+    class Watching:
+        def feed(self, text: str) -> List[str]:
+            locked.append(served.stream.wire.locked())
+            return [text]
+
+        def flush(self) -> List[str]:
+            locked.append(served.stream.wire.locked())
+            return []
+
+    def source() -> Iterator[str]:
+        yield "a"
+        current_stream.send("b")
+        current_stream.flush()
+        yield "c"
+
+    served = Served(source(), chunker=Watching())
+    with served:
+        texts = [event.data for event in events_of(served.read()) if event.event is None]
+    assert texts == ['{"text":"a"}', '{"text":"b"}', '{"text":"c"}']
+    assert len(locked) >= 4 and all(locked)
