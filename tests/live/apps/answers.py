@@ -6,7 +6,7 @@ import threading
 from collections import defaultdict
 from typing import Any, DefaultDict, Dict, Iterator, List
 
-from flask import Flask
+from flask import Flask, jsonify
 
 from flask_llmstream import LLMStream, UpstreamError, current_stream, stream
 
@@ -18,14 +18,14 @@ ends: Dict[str, List[str]] = defaultdict(list)
 
 
 @app.route("/go/<key>")
-def release(key: str) -> Dict[str, Any]:
+def release(key: str) -> Any:
     go[key].set()
-    return {"ok": True}
+    return jsonify(ok=True)
 
 
 @app.route("/notes/<key>")
-def notes(key: str) -> Dict[str, Any]:
-    return {"ends": ends[key]}
+def notes(key: str) -> Any:
+    return jsonify(ends=ends[key])
 
 
 @app.route("/answer/<key>")
