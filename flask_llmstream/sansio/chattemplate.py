@@ -15,7 +15,7 @@ from typing import Callable, Optional, Tuple
 
 from flask_llmstream.exceptions import LLMStreamError
 from flask_llmstream.sansio.events import Event, TextDelta
-from flask_llmstream.sansio.openai import ChatChunkDecoder
+from flask_llmstream.sansio.providers.openai_chat import ChatChunkDecoder
 
 __all__ = ["ChatTemplate"]
 

@@ -27,6 +27,7 @@ import time
 from typing import Any, Callable, Dict, List, Optional, TypeVar, Union
 
 from flask_llmstream.testing.answer import Answer, Connection, Exchange, Peer
+from flask_llmstream.testing.providers import speak
 from flask_llmstream.testing.scripts import (
     Script,
     Step,
@@ -65,6 +66,7 @@ __all__ = [
     "raw",
     "reset",
     "silence",
+    "speak",
     "status",
     "tokens",
     "wait",
@@ -82,7 +84,8 @@ _TURNS = 5
 class ScriptedUpstream:
     """A context manager that serves scripts on a port of its own, until its block ends.
 
-    :param script: a list of steps (see :mod:`flask_llmstream.testing.scripts`), or a function
+    :param script: a list of steps (see :mod:`flask_llmstream.testing.scripts`, and
+        :mod:`flask_llmstream.testing.providers` for other providers than OpenAI), or a function
         that chooses one by the request, an :class:`Exchange`. May be replaced at any time;
         requests that run go on with theirs. Defaults to a short greeting.
     :param host: address to listen on. Defaults to 127.0.0.1.
@@ -124,6 +127,11 @@ class ScriptedUpstream:
     def url(self) -> str:
         """What to give as ``base_url``."""
         return f"{'https' if self._ssl_context else 'http'}://{self.host}:{self.port}/v1"
+
+    @property
+    def origin(self) -> str:
+        """The same without a path: what SDKs of other providers than OpenAI ask for."""
+        return self.url[: -len("/v1")]
 
     @property
     def open_connections(self) -> int:

@@ -10,14 +10,28 @@ from typing import TYPE_CHECKING, Any, List
 
 if TYPE_CHECKING:
     from flask_llmstream.upstream.adapt import adapt
-    from flask_llmstream.upstream.openai import openai_chat
+    from flask_llmstream.upstream.anthropic import anthropic_messages
+    from flask_llmstream.upstream.gemini import gemini_chat
+    from flask_llmstream.upstream.ollama import ollama_chat
+    from flask_llmstream.upstream.openai import openai_chat, openai_responses
 
-__all__ = ["adapt", "openai_chat"]
+__all__ = [
+    "adapt",
+    "anthropic_messages",
+    "gemini_chat",
+    "ollama_chat",
+    "openai_chat",
+    "openai_responses",
+]
 
 #: Where each public name comes from.
 _EXPORTS = {
     "adapt": "flask_llmstream.upstream.adapt",
+    "anthropic_messages": "flask_llmstream.upstream.anthropic",
+    "gemini_chat": "flask_llmstream.upstream.gemini",
+    "ollama_chat": "flask_llmstream.upstream.ollama",
     "openai_chat": "flask_llmstream.upstream.openai",
+    "openai_responses": "flask_llmstream.upstream.openai",
 }
 
 

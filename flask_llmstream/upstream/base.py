@@ -29,9 +29,14 @@ class DeltaSource:
     ends the call. Outside of a stream it is an ordinary iterator and context manager.
     """
 
+    #: Whether its deltas are what a model writes, each about a token.
+    _is_counted = False
+
     def __init__(self) -> None:
-        #: What the call has cost, once the provider has said so.
+        #: What the call has cost, as the provider has last said.
         self.usage: Optional[Usage] = None
+        #: Whether ``usage`` was counted here, because the call was cut before the provider said it.
+        self.estimated = False
         #: Why the model stopped: ``stop``, ``length``, … ; ``None`` until it has.
         self.finish_reason: Optional[str] = None
         self._pending: Deque[Delta] = deque()
@@ -143,8 +148,22 @@ class DeltaSource:
         if self._released:
             return
         self._released = True
+        if self._is_counted and self.finish_reason is None:
+            self._estimate()
         try:
             self._let_go()
         finally:
             if self._stream is not None:
                 self._stream.release(self)
+
+    def _estimate(self) -> None:
+        """Say what an answer that was cut has cost at least: it is paid for all the same.
+
+        What the provider reports before it has finished is true of the input only: Anthropic begins
+        with one token of output.
+        """
+        known = self.usage or Usage()
+        counted = max(self._received, known.output_tokens or 0)
+        if counted or known.input_tokens:
+            self.usage = Usage(known.input_tokens, counted, None, known.cached_tokens)
+            self.estimated = True

@@ -20,7 +20,10 @@ import urllib3.exceptions
 
 from flask_llmstream.exceptions import UpstreamError, UpstreamInterrupted, UpstreamTimeout
 
-__all__ = ["call_failed", "invalid", "is_timeout", "name_of", "read_failed", "refused", "scrub", "texts_in"]
+__all__ = [
+    "call_failed", "invalid", "is_timeout", "name_of", "prompts_in", "read_failed", "refused", "scrub",
+    "texts_in",
+]
 
 #: Characters of a provider's own words that are kept.
 _KEPT = 300
@@ -28,7 +31,13 @@ _KEPT = 300
 _PIECE = 12
 
 #: Provider keys of the common shapes, and what follows "Bearer".
-_KEYS = re.compile(r"(?i)\b(?:sk|pk|gsk|xai|key|hf|AIza)[-_][\w*.-]{6,}|(?<=bearer )\S+")
+_KEYS = re.compile(r"(?i)\b(?:(?:sk|pk|gsk|xai|key|hf)[-_]|AIza)[\w*.-]{6,}|(?<=bearer )\S+")
+
+#: Fields of a request that hold what its user has said, or what the application says about it.
+_PROMPTS = (
+    "messages", "input", "instructions", "system", "contents", "systemInstruction",
+    "system_instruction", "prompt", "tools",
+)
 
 #: status: (code, retryable). Other 4xx are rejections, all 5xx are unavailability.
 _STATUS: Dict[int, Tuple[str, bool]] = {
@@ -205,6 +214,13 @@ def scrub(text: str, sent: Iterable[str] = ()) -> str:
 def _is_word(text: str, start: int, size: int) -> bool:
     around = text[max(0, start - 1) : start] + text[start + size : start + size + 1]
     return not any(character.isalnum() for character in around)
+
+
+def prompts_in(body: Any) -> Iterator[str]:
+    """Yield every text of the conversation in *body*, the JSON of a request to any provider."""
+    for name in _PROMPTS:
+        if isinstance(body, dict) and name in body:
+            yield from texts_in(body[name])
 
 
 def texts_in(value: Any) -> Iterator[str]:

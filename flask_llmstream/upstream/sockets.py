@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import _socket
 import socket
+from types import FrameType, GeneratorType
 from typing import Any, List, Optional, Tuple
 
-__all__ = ["find_socket", "sever"]
+__all__ = ["find_socket", "generator_frame", "sever"]
 
 #: From an object to its socket, by attributes.
 _PATHS: Tuple[Tuple[str, ...], ...] = (
@@ -29,8 +30,13 @@ _PATHS: Tuple[Tuple[str, ...], ...] = (
     ("sock",),
 )
 #: From a wrapper to what it wraps: our own objects, requests, the SDKs of OpenAI and Anthropic
-#: (their streams, their ``chat.completions.stream()`` and their raw responses).
-_WRAPPERS = ("_source", "_reader", "raw", "response", "_response", "_raw_stream", "http_response")
+#: (their streams, their ``chat.completions.stream()`` and their raw responses), LiteLLM.
+_WRAPPERS = (
+    "_source", "_reader", "raw", "response", "_response", "_raw_stream", "http_response",
+    "completion_stream", "streaming_response",
+)
+#: What a generator may call the response that it reads: Ollama's client, httpx itself.
+_LOCALS = ("r", "response", "self")
 _DEPTH = 5
 
 
@@ -62,11 +68,20 @@ def find_socket(obj: Any) -> Optional[Any]:
             if found is not None:
                 return found
             if depth < _DEPTH:
-                inner = (getattr(candidate, name, None) for name in _WRAPPERS)
+                frame = generator_frame(candidate)
+                if frame is not None:
+                    inner = [frame.f_locals.get(name) for name in _LOCALS]
+                else:
+                    inner = [getattr(candidate, name, None) for name in _WRAPPERS]
                 waiting += [(each, depth + 1) for each in inner if _may_hold(each)]
         except Exception:
             continue  # an attribute of a stranger may do anything
     return None
+
+
+def generator_frame(obj: Any) -> Optional[FrameType]:
+    """Return the frame of a generator that has not ended, ``None`` for anything else."""
+    return obj.gi_frame if isinstance(obj, GeneratorType) else None
 
 
 def _may_hold(obj: Any) -> bool:

@@ -15,7 +15,7 @@ from flask_llmstream.sansio.events import (
     ToolCallDelta,
     Usage,
 )
-from flask_llmstream.sansio.openai import ChatChunkDecoder
+from flask_llmstream.sansio.providers.openai_chat import ChatChunkDecoder
 from flask_llmstream.sansio.sse import SSEDecoder
 
 
@@ -244,6 +244,38 @@ def test_usage_without_a_finish_is_reported_by_done():
 )
 def test_tool_calls(chunks, deltas):
     assert feed(*chunks)[1] == deltas
+
+
+# -- an answer in one piece ---------------------------------------------------------------------
+
+
+def test_whole():
+    message = {
+        "role": "assistant", "content": "Let me see.", "reasoning_content": "hm",
+        "tool_calls": [{"id": "c1", "type": "function", "function": {"name": "look", "arguments": "{}"}}],
+    }
+    decoder = ChatChunkDecoder()
+    assert decoder.feed_whole({
+        "object": "chat.completion",
+        "choices": [{"index": 0, "message": message, "finish_reason": "tool_calls"}],
+        "usage": {"prompt_tokens": 3, "completion_tokens": 4},
+    }) == [
+        ReasoningDelta("hm"), TextDelta("Let me see."), ToolCallDelta(0, "c1", "look", "{}"),
+        Finish("tool_calls"), Usage(3, 4),
+    ]
+    assert decoder.done
+
+
+def test_whole_without_a_reason():
+    decoder = ChatChunkDecoder()
+    answer = {"choices": [{"message": {"content": "Hi"}}], "usage": {"prompt_tokens": 3}}
+    assert decoder.feed_whole(answer) == [TextDelta("Hi"), Usage(3)]
+
+
+@pytest.mark.parametrize("choices", [[{}], [None], [{"message": None}], [{"message": "secret"}]])
+def test_whole_without_a_message(choices):
+    with pytest.raises(DecodeError, match="must have a choice with a message$"):
+        ChatChunkDecoder().feed_whole({"choices": choices})
 
 
 # -- what is no chunk -------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from flask_llmstream.exceptions import LLMStreamError
 from flask_llmstream.sansio.chattemplate import ChatTemplate
 from flask_llmstream.sansio.events import Event, TextDelta
-from flask_llmstream.sansio.openai import ChatChunkDecoder
+from flask_llmstream.sansio.providers.openai_chat import ChatChunkDecoder
 
 
 def chunk(content, **more):

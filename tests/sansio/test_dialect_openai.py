@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flask_llmstream.sansio import events as e
-from flask_llmstream.sansio.openai import ChatChunkDecoder
 from flask_llmstream.sansio.openai_format import OpenAIFormat
+from flask_llmstream.sansio.providers.openai_chat import ChatChunkDecoder
 from flask_llmstream.sansio.sse import HEARTBEAT, SSEDecoder
 from flask_llmstream.testing.upstreams import raw
 

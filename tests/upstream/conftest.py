@@ -5,12 +5,17 @@ from __future__ import annotations
 from typing import Any, Callable, Iterator
 
 import pytest
+from known_providers import close_clients
 
 from flask_llmstream.testing.upstreams import ScriptedUpstream
 from flask_llmstream.upstream import openai_chat
 from flask_llmstream.upstream.openai import OpenAIChat
 from flask_llmstream.upstream.session import shared_session
 
+KEYS = (
+    "ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL", "GEMINI_API_KEY", "GOOGLE_API_KEY",
+    "GOOGLE_GEMINI_BASE_URL", "OLLAMA_API_KEY", "OLLAMA_HOST", "OPENAI_API_KEY", "OPENAI_BASE_URL",
+)
 MESSAGES = [{"role": "user", "content": "Hello, what is your name?"}]
 
 
@@ -30,9 +35,16 @@ def no_idle_connections() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
+def no_clients() -> Iterator[None]:
+    """Close the SDKs' clients that a test has made."""
+    yield
+    close_clients()
+
+
+@pytest.fixture(autouse=True)
 def no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep the developer's own keys and addresses out of the tests."""
-    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
+    for name in KEYS:
         monkeypatch.delenv(name, raising=False)
 
 

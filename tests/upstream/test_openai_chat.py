@@ -238,7 +238,7 @@ def test_what_follows_done_does_not_count(ask, upstream):
 
 
 def test_a_server_that_never_sends_done_is_not_waited_for_long(ask, upstream, monkeypatch):
-    monkeypatch.setattr("flask_llmstream.upstream.chat._LAST_SECONDS", 0.1)
+    monkeypatch.setattr("flask_llmstream.upstream.answer._LAST_SECONDS", 0.1)
     call = ask(tokens("a"), done(marker=False), silence())
     assert list(call) == [TextDelta("a"), Finish("stop"), Usage(7, 1)]
     upstream.wait_closed()

@@ -234,3 +234,20 @@ def test_a_socket_itself():
         assert sever(ours)
         assert theirs.recv(1) == b""
     assert not sever(ours), "it is closed"
+
+
+def test_a_generator_is_looked_into():
+    """Ollama's client gives nothing else away."""
+
+    def chunks():
+        with requests.post(upstream.url, json=BODY, stream=True) as r:
+            yield from r.iter_content(1)
+
+    with ScriptedUpstream([tokens("a"), silence()]) as upstream:
+        generator = chunks()
+        assert find_socket(generator) is None, "it has not begun"
+        next(generator)
+        assert sever(generator)
+        upstream.wait_closed()
+        generator.close()
+    assert not sever(generator)

@@ -32,7 +32,7 @@ from flask_llmstream.testing.upstreams import (
     wait,
 )
 from flask_llmstream.upstream import openai_chat
-from flask_llmstream.upstream.chat import ChatDecoder
+from flask_llmstream.upstream.decoding import AnswerDecoder
 from flask_llmstream.upstream.errors import call_failed, is_timeout, name_of, read_failed, refused, scrub
 
 MESSAGES = [{"role": "user", "content": "Hello"}]
@@ -115,7 +115,7 @@ def test_only_the_beginning_of_a_refusal_is_read(ask, upstream):
 
 
 def test_a_refusal_whose_body_never_comes(ask, upstream, monkeypatch):
-    monkeypatch.setattr("flask_llmstream.upstream.chat._REFUSAL_SECONDS", 0.1)
+    monkeypatch.setattr("flask_llmstream.upstream.answer._REFUSAL_SECONDS", 0.1)
     _, error = failure(ask(headers({"Content-Length": "100"}, status=503), silence()))
     assert error.code == "upstream_unavailable"
     upstream.wait_closed()
@@ -282,10 +282,10 @@ def test_invalid_utf8_that_begins_in_the_piece_before(ask):
 
 def test_an_endless_line_behind_a_good_event_in_the_same_piece():
     """The event is handed out first; the end of the body must not hide the fault."""
-    decoder = ChatDecoder("it")
+    decoder = AnswerDecoder("it", "openai")
     event = b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n'
     assert decoder.feed(event + b"data: " + b"x" * 1_100_000) == ([TextDelta("a")], None)
-    assert decoder.flush().code == "upstream_invalid"
+    assert decoder.flush()[1].code == "upstream_invalid"
 
 
 def test_an_endless_line_is_cut_off():

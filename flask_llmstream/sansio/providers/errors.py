@@ -1,9 +1,9 @@
-"""What an OpenAI-compatible server says inside its stream when something has gone wrong."""
+"""What a provider says inside its stream when something has gone wrong."""
 
 from __future__ import annotations
 
 import re
-from typing import Any, Callable, Dict, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from flask_llmstream.exceptions import UpstreamError
 
@@ -17,7 +17,8 @@ _REJECTED = ("upstream_rejected", False)
 _UNAVAILABLE = ("upstream_unavailable", True)
 _TIMEOUT = ("upstream_timeout", True)
 
-#: ``code`` or ``type`` of an error, as OpenAI, llama.cpp, vLLM and the common gateways name them.
+#: ``code``, ``type`` or ``status`` of an error, as OpenAI, Anthropic, Google, llama.cpp, vLLM and the
+#: common gateways name them.
 _BY_KIND: Dict[str, Tuple[str, bool]] = {
     "rate_limit_exceeded": _RATE_LIMITED,
     "rate_limit_error": _RATE_LIMITED,
@@ -42,12 +43,27 @@ _BY_KIND: Dict[str, Tuple[str, bool]] = {
     "unavailable_error": _UNAVAILABLE,
     "timeout": _TIMEOUT,
     "timeout_error": _TIMEOUT,
+    "vector_store_timeout": _TIMEOUT,
+    "billing_error": _SPENT,
+    "request_too_large": _REJECTED,
+    "invalid_prompt": _REJECTED,
+    "api_key_invalid": _AUTH,
+    "unauthenticated": _AUTH,
+    "permission_denied": _AUTH,
+    "resource_exhausted": _RATE_LIMITED,
+    "invalid_argument": _REJECTED,
+    "failed_precondition": _REJECTED,
+    "not_found": _REJECTED,
+    "internal": _UNAVAILABLE,
+    "unavailable": _UNAVAILABLE,
+    "deadline_exceeded": _TIMEOUT,
 }
 _BY_STATUS = {401: _AUTH, 403: _AUTH, 408: _TIMEOUT, 429: _RATE_LIMITED, 504: _TIMEOUT}
 
+_SECONDS = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,9})?)s\Z", re.ASCII)
 #: Characters of a provider's own words that are kept.
 _KEPT = 300
-_KEYS = re.compile(r"(?i)\b(?:sk|pk|gsk|xai|key|hf|aiza)[-_][\w*.-]{6,}|(?<=bearer )\S+")
+_KEYS = re.compile(r"(?i)\b(?:(?:sk|pk|gsk|xai|key|hf)[-_]|aiza)[\w*.-]{6,}|(?<=bearer )\S+")
 
 
 def error_in_stream(body: Any, scrub: Optional[Callable[[str], str]] = None) -> UpstreamError:
@@ -55,7 +71,7 @@ def error_in_stream(body: Any, scrub: Optional[Callable[[str], str]] = None) -> 
 
     :param body: the parsed JSON of an ``error`` event or of a chunk with an ``error``; or the text
         of one that is no JSON.
-    :param scrub: see :class:`~flask_llmstream.sansio.openai.ChatChunkDecoder`.
+    :param scrub: see :class:`~flask_llmstream.sansio.providers.base.ProviderDecoder`.
     """
     error = (body.get("error") or body) if isinstance(body, dict) else body
     fields = error if isinstance(error, dict) else {"message": error}
@@ -65,7 +81,8 @@ def error_in_stream(body: Any, scrub: Optional[Callable[[str], str]] = None) -> 
     message = "the provider reported an error inside its stream"
     if said and isinstance(said, str):
         message += f": {(scrub or _without_keys)(said)}"
-    return UpstreamError(message, status=status, code=code, retryable=retryable)
+    after = _retry_after(fields) if retryable else None
+    return UpstreamError(message, status=status, code=code, retryable=retryable, retry_after=after)
 
 
 def _status(fields: Dict[str, Any]) -> Optional[int]:
@@ -79,14 +96,30 @@ def _status(fields: Dict[str, Any]) -> Optional[int]:
 
 
 def _classify(fields: Dict[str, Any], status: Optional[int]) -> Tuple[str, bool]:
-    # The code is the narrower word: a spent quota has the type of any other rejected request.
-    for key in ("code", "type"):
-        known = _BY_KIND.get(str(fields.get(key)).lower())
+    # Google's reason, then the code, is the narrower word: a spent quota has the type of any other
+    # rejected request.
+    said = [detail.get("reason") for detail in _details(fields)]
+    for word in (*said, fields.get("code"), fields.get("type"), fields.get("status")):
+        known = _BY_KIND.get(str(word).lower())
         if known is not None:
             return known
     if status is None:
         return "upstream_error", False
     return _BY_STATUS.get(status, _UNAVAILABLE if status >= 500 else _REJECTED)
+
+
+def _retry_after(fields: Dict[str, Any]) -> Optional[float]:
+    """Return the seconds that Google asks to wait: ``{"retryDelay":"34s"}``."""
+    for detail in _details(fields):
+        found = _SECONDS.match(str(detail.get("retryDelay")))
+        if found:
+            return float(found.group(1))
+    return None
+
+
+def _details(fields: Dict[str, Any]) -> List[Dict[str, Any]]:
+    details = fields.get("details")
+    return [each for each in details if isinstance(each, dict)] if isinstance(details, list) else []
 
 
 def _without_keys(text: str) -> str:

@@ -1,0 +1,1 @@
+"""What providers send while a model writes, read into deltas: one pure decoder per format."""
