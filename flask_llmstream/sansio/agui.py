@@ -13,17 +13,21 @@
     a failure        RUN_ERROR
 
 A patch cannot make a text grow (RFC 6902), so ``append`` replaces the text by all that has come of
-it; and ``complete`` says nothing that a state could hold. Why the model stopped has no place here.
+it: once it has grown by an eighth, since doing so each time costs bytes with the square of its length.
+What is missing comes when the text is complete, or something else does. Beyond that ``complete`` says
+nothing that a state could hold. Why the model stopped has no place here.
 
 https://docs.ag-ui.com/concepts/events
 """
 
 from __future__ import annotations
 
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Optional
 
 from flask_llmstream.sansio.dialect import Call, Dialect, frame, total_tokens
-from flask_llmstream.sansio.events import Usage
+from flask_llmstream.sansio.events import JsonDelta, Usage
+from flask_llmstream.sansio.jsondelta.patch import JsonPatcher, Operation
+from flask_llmstream.sansio.jsondelta.pointer import token_of
 
 __all__ = ["AGUIFormat"]
 
@@ -35,7 +39,7 @@ class AGUIFormat(Dialect):
     :param run_id: the ``runId`` of the request. Ids of messages are made of it.
     """
 
-    __slots__ = ("_thread_id", "_run_id", "_opened", "_parent", "_state_texts")
+    __slots__ = ("_thread_id", "_run_id", "_opened", "_parent", "_state_texts", "_growing", "_patcher")
 
     name = "ag-ui"
 
@@ -45,7 +49,9 @@ class AGUIFormat(Dialect):
         self._run_id = run_id
         self._opened = 0
         self._parent = ""  # id of the message that calls belong to; none behind reasoning
-        self._state_texts: Dict[str, str] = {}  # the texts in the state, by their paths
+        self._state_texts: Dict[str, str] = {}  # the texts in the client's state, by their paths
+        self._growing: Optional[str] = None  # path of the one that the patcher has
+        self._patcher = JsonPatcher()
 
     def _begin(self, kind: str) -> str:
         return self._run("RUN_STARTED")
@@ -86,21 +92,47 @@ class AGUIFormat(Dialect):
         return _event("TOOL_CALL_ARGS", toolCallId=call.id, delta=arguments)
 
     def _json(self, path: str, op: str, value: Any) -> str:
+        text = ""
+        if op != "append" or path != self._growing:
+            text = self._settle()
         if op == "complete":
-            return ""
+            return text
         if op == "append":
-            value = self._state_texts.get(path, "") + value
-            op = "replace"
+            if self._growing is None:
+                self._growing = path
+                self._patcher.feed(JsonDelta(path, "add", self._state_texts.get(path, "")))
+            return text + self._grow(self._patcher.feed(JsonDelta(path, op, value)))
         if not path:
-            return self._document(value)
+            return text + self._document(value)
         self._remember(path, value)
-        patch = [{"op": op, "path": path, "value": value}]
-        return self._start("data") + _event("STATE_DELTA", delta=patch)
+        return text + self._patch({"op": op, "path": path, "value": value})
+
+    def _grow(self, operations: List[Operation]) -> str:
+        text = ""
+        for operation in operations:
+            path, value = operation["path"], operation["value"]
+            self._state_texts[path] = value
+            text += self._patch(operation) if path else self._snapshot(value)
+        return text
+
+    def _settle(self) -> str:
+        """Write what is missing of the text that grows; no other may grow before."""
+        if self._growing is None:
+            return ""
+        self._growing = None
+        return self._grow(self._patcher.flush())
+
+    def _patch(self, operation: Operation) -> str:
+        return self._start("data") + _event("STATE_DELTA", delta=[operation])
+
+    def _snapshot(self, value: Any) -> str:
+        return self._start("data") + _event("STATE_SNAPSHOT", snapshot=value)
 
     def _document(self, value: Any) -> str:
+        self._growing = None
         self._state_texts = {}
         self._remember("", value)
-        return self._start("data") + _event("STATE_SNAPSHOT", snapshot=value)
+        return self._snapshot(value)
 
     def _remember(self, path: str, value: Any) -> None:
         """Note the texts in *value*, which one of the next deltas may make longer."""
@@ -108,17 +140,16 @@ class AGUIFormat(Dialect):
             self._state_texts[path] = value
         elif isinstance(value, dict):
             for key, member in value.items():
-                escaped = str(key).replace("~", "~0").replace("/", "~1")
-                self._remember(f"{path}/{escaped}", member)
+                self._remember(f"{path}/{token_of(str(key))}", member)
         elif isinstance(value, list):
             for index, member in enumerate(value):
                 self._remember(f"{path}/{index}", member)
 
     def _custom(self, name: str, data: Any) -> str:
-        return self._start("data") + _event("CUSTOM", name=name, value=data)
+        return self._start("data") + self._settle() + _event("CUSTOM", name=name, value=data)
 
     def _end(self, reason: str) -> str:
-        text = self._leave()
+        text = self._settle() + self._leave()
         for call in self._calls:
             text += _event("TOOL_CALL_END", toolCallId=call.id)
         fields: Dict[str, Any] = {} if self._usage is None else {"usage": _usage_list(self._usage)}
@@ -129,7 +160,8 @@ class AGUIFormat(Dialect):
     def _fail(self, message: str, code: str) -> str:
         # An error ends what is open; ends of it would say that it is whole.
         fields: Dict[str, Any] = {} if self._usage is None else {"usage": _usage_list(self._usage)}
-        return self._start("") + _event("RUN_ERROR", message=message, code=code, **fields)
+        text = self._start("") + self._settle()
+        return text + _event("RUN_ERROR", message=message, code=code, **fields)
 
     def _run(self, type: str, **fields: Any) -> str:
         return _event(type, threadId=self._thread_id, runId=self._run_id, **fields)

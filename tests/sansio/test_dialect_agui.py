@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from dialects import ANSWER, TEXT, ends, items, json_values, read, text_of, texts, write
 from hypothesis import given
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 
 from flask_llmstream.sansio import events as e
 from flask_llmstream.sansio.agui import AGUIFormat
+from flask_llmstream.sansio.jsondelta import json_deltas
 
 #: The fields that an event must have.
 FIELDS = {
@@ -135,6 +138,57 @@ def test_a_text_that_grows_is_replaced():
         ("replace", "/a", "x1"), ("replace", "/b/0", "y2"), ("replace", "/b/1/c~1~0", "z3"),
         ("add", "/d", ""), ("replace", "/d", "4"),
     ]
+
+
+def state_of(written):
+    """Return the state that a client has, by the library of RFC 6902 that the protocol's SDK uses."""
+    jsonpatch = pytest.importorskip("jsonpatch")
+    state = None
+    for _, event in read(written):
+        if event["type"] == "STATE_SNAPSHOT":
+            state = event["snapshot"]
+        elif event["type"] == "STATE_DELTA":
+            state = jsonpatch.apply_patch(state, event["delta"])
+    return state
+
+
+@given(
+    st.dictionaries(texts, json_values, max_size=3) | st.lists(json_values, max_size=3) | texts,
+    st.integers(1, 4),
+    ends,
+)
+def test_state_is_the_value_at_the_end(value, size, reason):
+    text = json.dumps(value)
+    tokens = [text[at : at + size] for at in range(0, len(text), size)]
+    written = write(AGUIFormat(), json_deltas(tokens, prose=False), reason)
+    Reader().read(written)
+    assert state_of(written) == value
+
+
+@pytest.mark.parametrize("source", [
+    pytest.param([e.JsonDelta("/a", "complete")], id="complete"),
+    pytest.param([e.JsonDelta("/b", "add", 1)], id="another"),
+    pytest.param([e.JsonDelta("/c", "append", "z")], id="another-text"),
+    pytest.param([e.Custom("look", 1)], id="custom"),
+    pytest.param([], id="end"),
+])
+def test_rest_of_a_text_comes_when_something_else_does(source):
+    begun = [{"a": "", "c": "y"}] + [e.JsonDelta("/a", "append", "x")] * 99
+    for reason in ("stop", None):
+        written = write(AGUIFormat(), begun + source, reason)
+        assert state_of(written)["a"] == "x" * 99
+    grown = begun + source + [e.JsonDelta("/a", "append", "!")]
+    assert state_of(write(AGUIFormat(), grown))["a"] == "x" * 99 + "!"
+
+
+def test_bytes_do_not_grow_with_the_square_of_a_text():
+    source = [{"a": ""}] + [e.JsonDelta("/a", "append", "0123456789")] * 2000
+    assert len(write(AGUIFormat(), source)) < 12 * 20000
+
+
+def test_a_new_document_has_nothing_of_a_text_that_grew():
+    source = [{"a": ""}] + [e.JsonDelta("/a", "append", "x")] * 99
+    assert state_of(write(AGUIFormat(), source + [{"b": 1}])) == {"b": 1}
 
 
 def test_a_text_of_a_former_value_is_no_beginning():

@@ -11,6 +11,8 @@ from flask_llmstream.sansio.jsondelta.iterators import JsonDeltas, Snapshot, Sna
 from flask_llmstream.sansio.jsondelta.options import JsonOptions
 from flask_llmstream.sansio.jsondelta.patch import JsonPatcher, to_json_patch
 from flask_llmstream.sansio.jsondelta.reader import JsonReader
+from flask_llmstream.sansio.jsondelta.schema import OutputSchema, make_schema
+from flask_llmstream.sansio.jsondelta.stage import JsonStage, make_options
 
 __all__ = [
     "JsonDeltas",
@@ -18,10 +20,14 @@ __all__ = [
     "JsonOptions",
     "JsonPatcher",
     "JsonReader",
+    "JsonStage",
+    "OutputSchema",
     "Snapshot",
     "Snapshots",
     "apply_delta",
     "json_deltas",
+    "make_options",
+    "make_schema",
     "snapshots",
     "to_json_patch",
 ]

@@ -31,6 +31,8 @@ class _Tokens(Generic[T]):
         self._source: Any = tokens
         self._tells_ready = hasattr(tokens, "ready")
         self._iterator: Optional[Iterator[Any]] = None
+        # The same while it runs, where nothing is said of what is ready.
+        self._lone: Optional[Iterator[Any]] = None
         self._reader = JsonReader(options)
         self._pending: Deque[T] = deque()
         self._failure: Optional[Exception] = None
@@ -44,6 +46,7 @@ class _Tokens(Generic[T]):
     def close(self) -> None:
         """End it, and close the source if it can be closed; may be called more than once."""
         self._ended = True
+        self._lone = None
         self._pending.clear()
         self._failure = None
         opened = [] if self._iterator is self._source else [self._iterator]
@@ -65,6 +68,7 @@ class _Tokens(Generic[T]):
             failure, self._failure = self._failure, None
             if failure is not None:
                 self._ended = True
+                self._lone = None
                 try:
                     raise failure
                 finally:
@@ -79,6 +83,8 @@ class _Tokens(Generic[T]):
         iterator = self._iterator
         if iterator is None:
             iterator = self._iterator = iter(self._source)
+            if not self._tells_ready:
+                self._lone = iterator
         self._read(next(iterator, self))
         if not self._tells_ready:
             return
@@ -106,6 +112,7 @@ class _Tokens(Generic[T]):
             return  # by close(): the text is not cut, it is not wanted
         else:
             self._ended = True
+            self._lone = None
             deltas, self._failure = self._reader.flush()
         if deltas:
             self._take(deltas)
@@ -118,7 +125,21 @@ class JsonDeltas(_Tokens[Any]):
         return self
 
     def __next__(self) -> Any:
-        return self._pending.popleft() if self._pending else self._next()
+        if self._pending:
+            return self._pending.popleft()
+        if self._lone is None:
+            return self._next()  # which raises what there is to raise
+        # As _next(), for what comes most often: a piece of text alone that makes one change.
+        item = next(self._lone, self)
+        if item.__class__ is str or item.__class__ is TextDelta:
+            text = item if item.__class__ is str else item.text  # type: ignore[union-attr]
+            deltas, self._failure = self._reader.feed(text)
+            if len(deltas) == 1 and self._failure is None:
+                return deltas[0]
+            self._pending.extend(deltas)
+        else:
+            self._read(item)
+        return self._next()
 
     def _take(self, deltas: List[JsonDelta]) -> None:
         self._pending.extend(deltas)

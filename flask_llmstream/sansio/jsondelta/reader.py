@@ -37,6 +37,8 @@ class JsonReader(StructureReader):
         self._flushed = False
         self._documents = 0  # that have ended
         self._begun_at: Optional[int] = None  # where the document began that has not
+        self._ends_before = 0  # where it has reached its limit
+        self._grows = False  # whether what is next may be no more than a piece of a text
         self._expect = self._expect_document
         self._step = self._find if options.prose else self._read_structure
 
@@ -47,20 +49,17 @@ class JsonReader(StructureReader):
             :exc:`~flask_llmstream.exceptions.JsonLimitExceeded`.
         :raises RuntimeError: after :meth:`flush`.
         """
+        if self._grows:
+            # Most of what models write is no more than the next piece of a text.
+            end = self._base + len(text)
+            if end <= self._ends_before and self._run(text) is not None:
+                self._base = end
+                return [JsonDelta(self._path, "append", text)], None
+            self._grows = False
         if self._flushed:
             raise RuntimeError("feed() after flush(): make a new reader for a new text")
         if self._failure is not None:
             return [], self._failure
-        if self._in_text and self._kept_back is None and text and not self._held:
-            # Most of what models write is no more than the next piece of a text.
-            end = self._base + len(text)
-            if (
-                self._plain(text).end() == len(text)  # type: ignore[union-attr]
-                and "\n" not in text
-                and end - self._begun_at <= self._options.max_size  # type: ignore[operator]
-            ):
-                self._base = end
-                return [JsonDelta(self._path, "append", text)], None
         found: List[JsonDelta] = []
         self._found = found
         if self._kept_back is None:
@@ -87,6 +86,7 @@ class JsonReader(StructureReader):
             self._line += text.count("\n", 0, used)
             self._line_start = self._base + text.rfind("\n", 0, used) + 1
         self._base += used
+        self._grows = self._in_text and self._kept_back is None and not self._held
         return found, None
 
     def flush(self) -> Read:
@@ -95,6 +95,7 @@ class JsonReader(StructureReader):
         if self._failure is not None or self._flushed:
             return found, self._failure
         self._flushed = True
+        self._grows = False
         if self._kept_back is not None:
             self._disprove(0)
         self._out = self._found = found
@@ -142,6 +143,7 @@ class JsonReader(StructureReader):
 
     def _begin_document(self, char: str, text: str, pos: int) -> int:
         self._begun_at = self._base + pos
+        self._ends_before = self._begun_at + self._options.max_size
         self._path = ""
         self._op = "replace" if self._documents else "add"
         self._may_close = False

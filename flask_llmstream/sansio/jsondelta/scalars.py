@@ -18,6 +18,13 @@ _PLAIN = {
     ("'", False): re.compile(r"[^'\\\x00-\x1f]*").match,
     ("'", True): re.compile(r"[^'\\]*").match,
 }
+#: The same for whole tokens, on one line.
+_RUN = {
+    ('"', False): re.compile(r'[^"\\\x00-\x1f]+').fullmatch,
+    ('"', True): re.compile(r'[^"\\\n]+').fullmatch,
+    ("'", False): re.compile(r"[^'\\\x00-\x1f]+").fullmatch,
+    ("'", True): re.compile(r"[^'\\\n]+").fullmatch,
+}
 _ESCAPE = re.compile(r"""\\(?:["\\/bfnrt']|u[0-9a-fA-F]{4})""").match
 _ESCAPE_CUT = re.compile(r"\\(?:u[0-9a-fA-F]{0,3})?\Z").match
 _LOW_SURROGATE = re.compile(r"\\u[dD][c-fC-F][0-9a-fA-F]{2}").match
@@ -63,6 +70,7 @@ class ScalarReader:
         self._is_weak = False  # no string has been read since a candidate began; see prose
         self._quote = '"'
         self._plain = _PLAIN['"', False]
+        self._run = _RUN['"', False]
         self._word_size = 0
         self._literals = _PYTHON_LITERALS if options.python_literals else _LITERALS
 
@@ -103,6 +111,7 @@ class ScalarReader:
         self._added = False
         self._quote = quote
         self._plain = _PLAIN[quote, self._options.control_characters]
+        self._run = _RUN[quote, self._options.control_characters]
         self._step = self._read_string
 
     def _read_string(self, text: str, pos: int) -> int:
