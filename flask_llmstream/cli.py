@@ -72,11 +72,13 @@ def tail(
     }
     try:
         with _open(url, options) as stream:
-            for piece in stream.text() if not (events or raw) else stream:
-                if isinstance(piece, str):
-                    output.write(piece)
-                elif events:
-                    output.write(_line_of(piece))
+            if events or raw:
+                for event in stream:
+                    if events:
+                        output.write(_line_of(event))
+            else:
+                for channel, piece in stream.channel_texts():
+                    output.write_of(channel, piece)
         output.end()
     except KeyboardInterrupt:
         output.end("interrupted; the connection is closed")
@@ -110,6 +112,15 @@ class _Output:
         self._bytes = sys.stdout.buffer
         self._encoding = sys.stdout.encoding or "utf-8"
         self._mid_line = False
+        self._channel: Optional[str] = None
+
+    def write_of(self, channel: Optional[str], text: str) -> None:
+        """Write *text*; on a line of its own, behind the channel's name, where that is another."""
+        if channel != self._channel:
+            self._channel = channel
+            line = "\n" if self._mid_line else ""
+            self.write(line + ("" if channel is None else f"{_on_one_line(channel)}: "))
+        self.write(text)
 
     def write(self, text: str) -> None:
         if text:

@@ -133,7 +133,7 @@ class Closing(Control):
 
     def _finish(self) -> bytes:
         try:
-            data = self._flush_chunker() + self._format.done(self._finish_reason, self._usage)
+            data = self._finish_chunker() + self._format.done(self._finish_reason, self._usage)
         except Exception as error:  # a chunker of the user's own
             return self._fail(error)
         return self._last("finish", data)
@@ -145,6 +145,13 @@ class Closing(Control):
 
     def _describe_and_log(self, error: BaseException) -> Failure:
         self._error = error
+        return self.describe(error)
+
+    def describe(self, error: BaseException, channel: Optional[str] = None) -> Failure:
+        """Return what clients are told about *error*, and log it.
+
+        :param channel: the one that has failed, ``None`` for the stream.
+        """
         failure = describe_failure(error)
         try:
             if self._describe is not None:
@@ -152,7 +159,8 @@ class Closing(Control):
         finally:
             unexpected = failure.code == "internal_error"
             _log.error(
-                "stream %s failed after %d pieces of text: %s: %s", self.id, len(self._texts),
+                "stream %s%s failed after %d pieces of text: %s: %s", self.id,
+                "" if channel is None else f": its channel {channel!r}", self._pieces(),
                 type(error).__name__, error,
                 exc_info=(type(error), error, error.__traceback__) if unexpected else None,
             )
@@ -170,7 +178,7 @@ class Closing(Control):
             self._over(reason)
             raise leave_quietly(self._peer)
         # Text that a chunker holds is an answer that has begun, though none of it has been sent.
-        begun = self._opened or self._frames or self._texts
+        begun = self._opened or self._frames or self._pieces()
         if failure is not None:
             if not begun:
                 self._status = f"{failure.status} {http.client.responses.get(failure.status, 'Error')}"
@@ -228,6 +236,7 @@ class Closing(Control):
         """Take everything from a source whose client has left but which may go on."""
         advance = self._advance
         reason = "finish"
+        is_whole = False
         going_down: Optional[BaseException] = None
         on_hub = self._runtime.sees_blocking
         while advance is not None and not self.cancelled:
@@ -237,6 +246,7 @@ class Closing(Control):
             try:
                 self._take(advance())
             except StopIteration:
+                is_whole = True
                 break
             except Exception as error:
                 reason = self.cancelled or "error"
@@ -255,6 +265,12 @@ class Closing(Control):
                 self._unthrow()
         else:
             reason = self.cancelled or reason
+        if is_whole:
+            try:
+                self._finish_chunker()
+            except Exception as error:
+                reason = "error"
+                self._describe_and_log(error)
         self._close_source()
         self._over(reason)
         if going_down is not None:
@@ -274,7 +290,7 @@ class Closing(Control):
         if started:
             if self._peer.fd is not None:
                 current_watcher().remove(self._peer.fd, self)
-        for closable in self.bound:
+        for closable in list(self.bound):  # each takes itself out of it
             try:
                 closable.close()
             except Exception:
@@ -292,5 +308,5 @@ class Closing(Control):
         if reason != "finish" and reason != "error":
             _log.info(
                 "stream %s ended: %s, after %d pieces of text and %.3f s", self.id, reason,
-                len(self._texts), self._runtime.now() - self._started_at,
+                self._pieces(), self._runtime.now() - self._started_at,
             )

@@ -5,18 +5,18 @@ Nothing here drives the stream; :class:`~flask_llmstream.stream.Stream` does.
 
 from __future__ import annotations
 
-import contextlib
 import logging
-from typing import Any, Callable, Iterator, List, Optional
+from typing import Any, Callable, List, Optional
 
 from flask_llmstream import signals
 from flask_llmstream.cancellation import Cancellation
 from flask_llmstream.ending import StreamEnd
-from flask_llmstream.exceptions import StreamCancelled
-from flask_llmstream.outlet import NEVER, Outlet
+from flask_llmstream.outlet import NEVER
+from flask_llmstream.producing import Producing, sum_usage, total_usage
 from flask_llmstream.sansio.events import Usage
 from flask_llmstream.settings import Settings
 from flask_llmstream.stalled import Stall, cut_off
+from flask_llmstream.tagged import TaggedOutlet
 from flask_llmstream.ticker import Entry, current_ticker
 
 __all__ = ["Control"]
@@ -27,7 +27,7 @@ _log = logging.getLogger("flask_llmstream.stream")
 _LOOKS = 4
 
 
-class Control(Outlet):
+class Control(TaggedOutlet, Producing):
     """A stream that can be looked at, cancelled, and used by the generator that feeds it.
 
     Parameters as for :class:`~flask_llmstream.outlet.Outlet`.
@@ -36,16 +36,13 @@ class Control(Outlet):
     __slots__ = (
         "task", "bound", "shields", "_callbacks", "_cancellation", "_sending", "_state", "_sender",
         "_entry", "_ends_at", "_leave_at", "_idle_from", "_stall", "_around_end", "_error",
-        "_started_at", "_first_at",
+        "_started_at", "_first_at", "cut",
     )
 
     def __init__(self, format: Any, settings: Settings, chunker: Optional[Any] = None) -> None:
         super().__init__(format, settings, chunker)
-        #: Handle on the thread or greenlet that runs the source.
         self.task: Any = None
-        #: What is closed at the end.
         self.bound: List[Any] = []
-        #: How many ``shield()`` blocks are open.
         self.shields = 0
         self._callbacks: List[Callable[[StreamEnd], Any]] = []
         self._cancellation: Optional[Cancellation] = None
@@ -61,6 +58,7 @@ class Control(Outlet):
         self._error: Optional[BaseException] = None
         self._started_at = 0.0
         self._first_at: Optional[float] = None
+        self.cut: Optional[Usage] = None
 
     # -- what happens while the source blocks -----------------------------------------------
 
@@ -199,50 +197,12 @@ class Control(Outlet):
         """
         if self._state != "running" or self._cancellation is not None:
             return NEVER
-        cancellation = Cancellation(
-            reason, self, self._runtime, self._settings.cancel_grace,
-            self._settings.shielded_modules, code,
-        )
-        self._cancellation = cancellation
+        cancellation = self._begin_cancellation(reason, code)
         self._look_at(cancellation.retry_at)
         self._runtime.call_soon(cancellation.attempt)
         return cancellation.retry_at
 
-    def exposed(self) -> bool:
-        """Whether the source is running, not shielded, and not writing."""
-        return self._in_source and not self.shields and not self._sending
-
-    def _unthrow(self) -> None:
-        """Out of the source: what was set to be raised there must not be raised here."""
-        if self._cancellation is not None and self._cancellation.thrown:
-            self._runtime.unthrow()
-
     # -- current_stream ---------------------------------------------------------------------
-
-    @property
-    def cancelled(self) -> Optional[str]:
-        """Why nobody wants this stream any more, or ``None``."""
-        return None if self._cancellation is None else self._cancellation.reason
-
-    def bind(self, closable: Any) -> Any:
-        """Close *closable* when the stream ends or its client leaves; return it.
-
-        :raises TypeError: where it has no ``close``.
-        """
-        if not hasattr(closable, "close"):
-            raise TypeError(f"bind() needs something with close(), got {type(closable).__name__}")
-        if self._state == "over":
-            closable.close()
-        else:
-            self.bound.append(closable)
-        return closable
-
-    def release(self, closable: Any) -> None:
-        """Take back :meth:`bind`; unknown objects are passed over."""
-        for index, each in enumerate(self.bound):
-            if each is closable:
-                del self.bound[index]
-                return
 
     def on_end(self, callback: Callable[[StreamEnd], Any]) -> Callable[[StreamEnd], Any]:
         """Call ``callback(StreamEnd)`` once, when the stream is over; return *callback*.
@@ -285,24 +245,7 @@ class Control(Outlet):
         self._touched = self._runtime.now()
         if not written:
             self._departed()
-        self._raise_cancellation()
-
-    def _raise_cancellation(self) -> None:
-        """Raise what has not been raised yet: once, so that clean-up may send and be shielded."""
-        cancellation = self._cancellation
-        if cancellation is not None and not self.shields and not cancellation.thrown:
-            cancellation.told()
-            raise StreamCancelled(cancellation.reason)
-
-    @contextlib.contextmanager
-    def shield(self) -> Iterator[None]:
-        """A block inside which no cancellation is raised; it comes at its end."""
-        self.shields += 1
-        try:
-            yield
-        finally:
-            self.shields -= 1
-        self._raise_cancellation()
+        self.raise_cancellation()
 
     # -- the end ----------------------------------------------------------------------------
 
@@ -316,21 +259,26 @@ class Control(Outlet):
             signals.stream_finished.send(self._sender, stream=self, end=end)
 
     def _make_end(self, reason: str) -> StreamEnd:
-        usage = self._usage
-        estimated = usage is None and bool(self._texts)
-        if estimated:
-            # One delta is one token with nearly all providers.
-            usage = Usage(output_tokens=len(self._texts))
+        channels = self._channel_ends(reason)
+        said = None if channels else self._usage  # with channels it is their sum
+        usage, estimated = total_usage(said, self.cut, len(self._texts) + self._unspoken)
+        texts = ["".join(self._texts)]
+        for channel in channels.values():
+            usage = sum_usage(usage, channel.usage)
+            estimated = estimated or channel.estimated
+            texts.append(channel.text)
         first = self._first_at
         return StreamEnd(
             id=self.id,
             reason=reason,
-            text="".join(self._texts),
+            text="\n\n".join(filter(None, texts)),
             usage=usage,
             estimated=estimated,
             duration=self._runtime.now() - self._started_at,
             time_to_first_token=None if first is None else first - self._started_at,
             error=self._error,
+            value=getattr(self._chunker, "value", None),
+            channels=channels,
         )
 
     def _call_back(self, end: StreamEnd) -> None:

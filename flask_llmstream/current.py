@@ -47,14 +47,17 @@ class RunningStream(Protocol):
 #: Streams by the thread or greenlet that runs them. Not a contextvar: below greenlet 0.4.17
 #: those are shared by all greenlets of a thread.
 _running: Dict[int, Any] = {}
+#: The same for tasks that run one channel of a stream.
+_channels: Dict[int, Any] = {}
 
 
 def running() -> Optional[RunningStream]:
     """Return the stream whose generator runs in this thread or greenlet, or ``None``."""
-    if not _running:
+    if not _running and not _channels:
         return None
-    found: Optional[RunningStream] = _running.get(current_runtime().ident())
-    return found
+    ident = current_runtime().ident()
+    found: Optional[RunningStream] = _running.get(ident)
+    return _channels.get(ident) if found is None else found
 
 
 def streams() -> List[Any]:
@@ -71,6 +74,16 @@ def leave(ident: int, stream: Any) -> None:
     """Take back :func:`enter`, unless another stream has taken the place."""
     if _running.get(ident) is stream:
         del _running[ident]
+
+
+def enter_channel(ident: int, channel: Any) -> None:
+    """Say that *channel* of some stream runs in the thread or greenlet *ident*."""
+    _channels[ident] = channel
+
+
+def leave_channel(ident: int) -> None:
+    """Take back :func:`enter_channel`."""
+    _channels.pop(ident, None)
 
 
 class _CurrentStream:

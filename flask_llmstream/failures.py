@@ -10,7 +10,7 @@ import json
 import math
 from typing import Dict, List, NamedTuple, Optional, Tuple
 
-from flask_llmstream.exceptions import UpstreamError, WireError
+from flask_llmstream.exceptions import OutputInvalid, UpstreamError, WireError
 
 __all__ = ["Failure", "describe_failure"]
 
@@ -48,6 +48,7 @@ _PUBLIC: Dict[str, Tuple[int, str]] = {
     "upstream_timeout": (504, "The model did not answer in time."),
     "upstream_interrupted": (502, "The model's answer was cut off."),
     "upstream_invalid": (502, "The model's provider sent something unreadable."),
+    "output_invalid": (502, "The model's answer does not have the form that was asked for."),
     "timeout": (504, "The answer took too long."),
     "shutdown": (503, "The service is restarting; try again."),
 }
@@ -72,6 +73,12 @@ def describe_failure(error: BaseException, expose: bool = False) -> Failure:
         failure = failure._replace(retry_after=error.retry_after)
     elif isinstance(error, WireError):
         failure = failure_of_code("upstream_invalid", False)
+    elif isinstance(error, OutputInvalid):
+        # A model that is asked again says something else.
+        failure = failure_of_code("output_invalid", True)
+        where = ", ".join(filter(None, error.paths))
+        if where:
+            failure = failure._replace(message=f"{failure.message[:-1]}: {where}")
     else:
         failure = failure_of_code("internal_error", False)
     if expose:

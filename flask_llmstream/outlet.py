@@ -12,7 +12,7 @@ from typing import Any, Callable, List, Optional, Tuple
 
 from flask_llmstream.disconnect import Peer
 from flask_llmstream.runtime import Runtime
-from flask_llmstream.sansio.events import Finish, TextDelta, Usage
+from flask_llmstream.sansio.events import Finish, ReasoningDelta, TextDelta, ToolCallDelta, Usage
 from flask_llmstream.settings import Settings
 
 __all__ = ["NEVER", "Outlet", "find_ready"]
@@ -31,12 +31,14 @@ class Outlet:
 
     :param format: encodes items; see :mod:`flask_llmstream.sansio.native`.
     :param settings: see :mod:`flask_llmstream.settings`.
-    :param chunker: cuts text; see :mod:`flask_llmstream.sansio.chunkers`.
+    :param chunker: cuts text; see :mod:`flask_llmstream.sansio.chunkers`. It may make other items of
+        it, have a ``finish()`` that is called at the end instead of ``flush()``, and a ``value``
+        for :class:`~flask_llmstream.ending.StreamEnd`; see :mod:`flask_llmstream.sansio.jsondelta.stage`.
     """
 
     __slots__ = (
         "id", "wire", "_format", "_settings", "_chunker", "_peer", "_start_response", "_status",
-        "_headers", "_runtime", "_frames", "_texts", "_finish_reason", "_usage", "_in_source",
+        "_headers", "_runtime", "_frames", "_texts", "_unspoken", "_finish_reason", "_usage", "_in_source",
         "_opened", "_writer", "_touched", "_beaten", "_armed", "_gone", "_probing", "_hold_until",
         "_held_since",
     )
@@ -57,6 +59,7 @@ class Outlet:
         self._chunker = chunker
         self._frames: List[bytes] = []
         self._texts: List[str] = []
+        self._unspoken = 0  # pieces of output that are no text of the answer
         self._finish_reason = "stop"
         self._usage: Optional[Usage] = None
         self._in_source = False
@@ -127,6 +130,8 @@ class Outlet:
             return b""
         if isinstance(item, Usage):
             self._usage = item
+        elif isinstance(item, (ReasoningDelta, ToolCallDelta)):
+            self._unspoken += 1
         held = self._flush_chunker()
         encoded: bytes = self._format.encode(item)
         return held + encoded if held else encoded
@@ -147,6 +152,14 @@ class Outlet:
         if self._chunker is None:
             return b""
         return b"".join([self._format.encode(segment) for segment in self._chunker.flush()])
+
+    def _finish_chunker(self) -> bytes:
+        """Return what is left at the end of the text; a chunker that wants to know has ``finish``."""
+        finish = getattr(self._chunker, "finish", None)
+        if finish is None:
+            return self._flush_chunker()
+        self._held_since = NEVER
+        return b"".join([self._format.encode(segment) for segment in finish()])
 
     def _flush_quietly(self) -> bytes:
         try:

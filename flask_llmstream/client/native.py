@@ -8,7 +8,7 @@ from typing import Any, Dict, Optional, Tuple
 from flask_llmstream.exceptions import StreamFailed
 from flask_llmstream.sansio.events import Event, Usage
 
-__all__ = ["failure_of", "fields_of", "text_of", "usage_of", "whole_characters"]
+__all__ = ["channel_of", "failure_of", "fields_of", "text_of", "usage_of", "whole_characters"]
 
 
 def fields_of(event: Event) -> Dict[str, Any]:
@@ -18,6 +18,12 @@ def fields_of(event: Event) -> Dict[str, Any]:
     except ValueError:
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def channel_of(event: Event) -> Optional[str]:
+    """Return the name of the channel that *event* belongs to, ``None`` for the stream itself."""
+    channel = fields_of(event).get("channel")
+    return channel if isinstance(channel, str) else None
 
 
 def text_of(event: Event) -> str:

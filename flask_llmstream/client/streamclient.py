@@ -19,7 +19,7 @@ import re
 import threading
 from collections import deque
 from types import TracebackType
-from typing import Any, Callable, Deque, Iterator, Mapping, Optional, Sequence, Type
+from typing import Any, Callable, Deque, Dict, Iterator, Mapping, Optional, Sequence, Tuple, Type
 
 import requests
 from requests.structures import CaseInsensitiveDict
@@ -27,7 +27,14 @@ from requests.structures import CaseInsensitiveDict
 from flask_llmstream.client.backoff import Backoff
 from flask_llmstream.client.body import Body
 from flask_llmstream.client.faults import is_event_stream, is_timeout, reason_of, refused
-from flask_llmstream.client.native import failure_of, fields_of, text_of, usage_of, whole_characters
+from flask_llmstream.client.native import (
+    channel_of,
+    failure_of,
+    fields_of,
+    text_of,
+    usage_of,
+    whole_characters,
+)
 from flask_llmstream.client.opening import Opening
 from flask_llmstream.exceptions import StreamError, StreamInterrupted, StreamRefused
 from flask_llmstream.reading import READ_ERRORS
@@ -182,21 +189,34 @@ class StreamClient:
             self.close()
             raise
 
-    def text(self) -> Iterator[str]:
+    def text(self, channel: Optional[str] = None) -> Iterator[str]:
         """Iterate over the pieces of the answer's text, until the answer is complete.
 
         All else is left out; :attr:`usage` and :attr:`finish_reason` are there at the end. Raises
         what iterating over the events raises.
+
+        :param channel: of a stream with several. Defaults to all text, as it comes.
         """
-        half = ""
+        for name, piece in self.channel_texts():
+            if channel is None or name == channel:
+                yield piece
+
+    def channel_texts(self) -> Iterator[Tuple[Optional[str], str]]:
+        """Iterate over the pieces of text, each behind the name of its channel; else as :meth:`text`.
+
+        A channel that has failed ends without a word; its ``failed`` is among the events.
+        """
+        halves: Dict[Optional[str], str] = {}
         for event in self:
             text = text_of(event)
             if text:
-                piece, half = whole_characters(half + text)
+                channel = channel_of(event)
+                piece, halves[channel] = whole_characters(halves.get(channel, "") + text)
                 if piece:
-                    yield piece
-        if half:
-            yield "\ufffd"
+                    yield channel, piece
+        for channel, half in halves.items():
+            if half:
+                yield channel, "\ufffd"
 
     def open(self) -> None:
         """Send the request, unless that was done, and return when the head of the answer is there.
@@ -327,9 +347,11 @@ class StreamClient:
         self._events += 1
         if event.id is not None:
             self.last_event_id = event.id
-        if event.event == "usage" and self._terminal is not None:
+        if event.event is None or self._terminal is None or channel_of(event) is not None:
+            return event  # what a channel says of itself does not hold for the stream
+        if event.event == "usage":
             self.usage = usage_of(fields_of(event)) or self.usage
-        if self._terminal is not None and event.event in self._terminal:
+        if event.event in self._terminal:
             self._over = True
             self._ready.clear()
             if event.event == "failed":

@@ -13,6 +13,10 @@
     the end          finish-step, finish with finishReason and the usage in messageMetadata, [DONE]
     cancelled        message-metadata with the usage, abort, [DONE]
     a failure        error with errorText, [DONE]
+    a channel        parts of its own, open at the same time; providerMetadata.llmstream.channel
+                     of text and reasoning, and data.channel of data parts, say which it is
+    a channel's end  data-channel      {"channel":"a","state":"done","reason":"stop"}
+                                       {"channel":"a","state":"failed","message":"…","code":"…"}
 
 A ``Custom`` whose name is one of these, and whose data has the fields that the part must have,
 becomes that part: ``source-url``, ``source-document``, ``file``, ``message-metadata``,
@@ -21,7 +25,7 @@ becomes that part: ``source-url``, ``source-document``, ``file``, ``message-meta
 Decisions: 1. Clients of version 5 and 6 throw at a part that they do not know, so what only version
 7 knows goes as ``data-…`` unless it is asked for. 2. A call's input is declared at the end of the
 answer, or before its result: only then is it certain that no piece of it is missing, and the client
-runs the tool when it hears so.
+runs the tool when it hears so. 3. One channel's failure is data: an ``error`` would end the others.
 
 https://ai-sdk.dev/docs/ai-sdk-ui/stream-protocol
 """
@@ -34,6 +38,7 @@ from typing import Any, Dict, Optional, Tuple
 from flask_llmstream.sansio.dialect import Call, Dialect, frame, total_tokens
 from flask_llmstream.sansio.events import Usage
 from flask_llmstream.sansio.jsontext import dump
+from flask_llmstream.sansio.wire import WireFormat
 
 __all__ = ["AISDKFormat"]
 
@@ -90,12 +95,15 @@ class AISDKFormat(Dialect):
 
     def _open(self, kind: str) -> str:
         self._opened += 1
-        id = f"{kind}-{self._opened}"
+        id = self._part_id(kind)
         self._head = f'data: {{"type":"{kind}-delta","id":"{id}","delta":'
         return _part(f"{kind}-start", id=id)
 
     def _close(self, kind: str) -> str:
-        return _part(f"{kind}-end", id=f"{kind}-{self._opened}")
+        return _part(f"{kind}-end", id=self._part_id(kind))
+
+    def _part_id(self, kind: str) -> str:
+        return f"{kind}-{self._opened}"
 
     def _open_call(self, call: Call) -> str:
         return _part("tool-input-start", toolCallId=call.id, toolName=call.name)
@@ -159,6 +167,58 @@ class AISDKFormat(Dialect):
 
     def _fail(self, message: str, code: str) -> str:
         return self._leave() + self._close_calls(message) + _part("error", errorText=message) + _DONE
+
+    def _make_channel(self, name: str, number: int) -> WireFormat:
+        return _Channel(self, name, number)
+
+
+class _Channel(AISDKFormat):
+    """Encodes one channel of a message as parts of its own."""
+
+    __slots__ = ("_message", "_name", "_number")
+
+    def __init__(self, message: AISDKFormat, name: str, number: int) -> None:
+        super().__init__()
+        self._message = message
+        self._name = name
+        self._number = number
+        self._parts = message._parts
+        self._call_prefix = f"{message._call_prefix}_{number}"
+
+    def _start(self, kind: str) -> str:
+        return self._message._start(kind)
+
+    def _part_id(self, kind: str) -> str:
+        return f"{kind}-{self._number}-{self._opened}"
+
+    def _open(self, kind: str) -> str:
+        super()._open(kind)
+        metadata = {"llmstream": {"channel": self._name}}
+        return _part(f"{kind}-start", id=self._part_id(kind), providerMetadata=metadata)
+
+    def _json(self, path: str, op: str, value: Any) -> str:
+        data = {"channel": self._name, "path": path, "op": op, "value": value}
+        return self._start("data") + _part("data-json-delta", data=data, transient=True)
+
+    def _document(self, value: Any) -> str:
+        data = {"channel": self._name, "data": value}
+        return self._start("data") + _part("data-json", id=f"json-{self._number}", data=data)
+
+    def _custom(self, name: str, data: Any) -> str:
+        if name in self._parts and _has(data, self._parts[name]):
+            return super()._custom(name, data)
+        return super()._custom(name, {"channel": self._name, "data": data})
+
+    def _end(self, reason: str) -> str:
+        error = "the answer was cancelled" if reason == "cancelled" else ""
+        return self._leave() + self._close_calls(error) + self._state("done", reason=reason)
+
+    def _fail(self, message: str, code: str) -> str:
+        text = self._start("") + self._leave() + self._close_calls(message)
+        return text + self._state("failed", message=message, code=code)
+
+    def _state(self, state: str, **fields: Any) -> str:
+        return _part("data-channel", data=dict(channel=self._name, state=state, **fields))
 
 
 def _part(type: str, **fields: Any) -> str:

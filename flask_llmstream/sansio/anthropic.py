@@ -42,6 +42,7 @@ class AnthropicFormat(Dialect):
     __slots__ = ("_id", "_model", "_blocks")
 
     name = "anthropic"
+    sends_json = False
     heartbeat: Optional[bytes] = frame({"type": "ping"}, "ping").encode("ascii")
 
     def __init__(self, id: str = "msg_llmstream", model: str = "llmstream") -> None:

@@ -4,7 +4,8 @@ Those clients want to be told where a text, a thought or a tool call begins and 
 source only yields deltas. Here is remembered what is open. A dialect says how each of it is written.
 
 Decisions: 1. What a dialect has no word for is left out, so that a source serves them all; the
-tables in the modules say what. 2. A tool call is named by its place in the answer, from 0 and
+tables in the modules say what. A dialect without a place for several answers refuses channels.
+2. A tool call is named by its place in the answer, from 0 and
 without gaps: official clients put calls into a list by that number.
 """
 
@@ -15,6 +16,7 @@ from typing import Any, Dict, List, Optional, Tuple
 from flask_llmstream.sansio.events import Event, TextDelta, Usage
 from flask_llmstream.sansio.jsontext import dump, quote, to_utf8
 from flask_llmstream.sansio.native import SSEFormat
+from flask_llmstream.sansio.wire import WireFormat
 
 __all__ = ["Call", "Dialect", "error_type", "frame", "total_tokens"]
 
@@ -179,6 +181,9 @@ class Dialect(SSEFormat):
         if name == "tool":
             return to_utf8(self._tool(**fields))
         return to_utf8(self._json(**fields) if name == "json" else self._custom(**fields))
+
+    def _make_channel(self, name: str, number: int) -> WireFormat:
+        return WireFormat._make_channel(self, name, number)
 
     # -- what is open -------------------------------------------------------------------------
 

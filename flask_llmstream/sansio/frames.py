@@ -21,6 +21,10 @@ A body is a sequence of frames, and a frame is six bytes and a payload::
     9   failed     JSON {"message":"…","code":"…","retryable":false}
 
 JSON is in UTF-8, with the fields of the native format (:mod:`flask_llmstream.sansio.native`).
+Where there are channels, a ``custom`` frame of channel 0 comes before anything of theirs, and says what
+they are called: ``{"name":"channels","data":["a","b"]}``, in the order of their numbers, from 1.
+``done`` and ``failed`` with a number end that channel; those of channel 0 end the stream.
+
 ``TextDelta("Hi")`` is ``00 00 00 02 01 00 48 69``. No frame ends inside a character. Every stream
 ends in exactly one ``done`` or ``failed``. Readers pass over kinds that they do not know.
 """
@@ -29,7 +33,7 @@ from __future__ import annotations
 
 import json
 from struct import Struct
-from typing import Any, Callable, Dict, List, Optional, Union
+from typing import Any, Callable, Dict, List, Optional, Tuple, Union
 
 from flask_llmstream.exceptions import BufferLimitExceeded, DecodeError, WireError
 from flask_llmstream.sansio.events import Event, Value
@@ -86,6 +90,15 @@ class FramesFormat(WireFormat):
 
     def _comment(self, text: str) -> bytes:
         return self._frame(_COMMENT, plain_utf8(text))
+
+    def _make_channel(self, name: str, number: int) -> WireFormat:
+        encoder = FramesFormat()
+        encoder.channel = number
+        return encoder
+
+    def _announce(self, names: Tuple[str, ...]) -> bytes:
+        super()._announce(names)
+        return self._named("custom", {"name": "channels", "data": list(names)})
 
     def _rest(self) -> bytes:
         said = super()._rest()

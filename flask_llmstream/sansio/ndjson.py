@@ -15,7 +15,8 @@ stream ends in exactly one ``done`` or ``failed``. ::
     the end          {"type":"done","reason":"stop","usage":{…} or null}
     a failure        {"type":"failed","message":"…","code":"…","retryable":false}
 
-Readers pass over types that they do not know, ``comment`` among them.
+Readers pass over types that they do not know, ``comment`` among them. What belongs to a channel of
+:func:`~flask_llmstream.multiplex` has its name behind the type: ``{"type":"text","channel":"a",…}``.
 
 Decisions: 1. Lines end in LF, and hold none of the characters at which any language's idea of a
 line ends: Python's ``str.splitlines()`` cuts at U+0085, U+2028 and U+2029 too.
@@ -28,7 +29,7 @@ from typing import Any, Dict, Optional
 
 from flask_llmstream.sansio.events import Event
 from flask_llmstream.sansio.jsontext import dump, quote, to_utf8
-from flask_llmstream.sansio.wire import WireFormat, event_fields
+from flask_llmstream.sansio.wire import WireFormat, event_fields, tagged_fields
 
 __all__ = ["NDJSONFormat"]
 
@@ -71,6 +72,29 @@ class NDJSONFormat(WireFormat):
 
     def _comment(self, text: str) -> bytes:
         return self._named("comment", {"text": text})
+
+    def _make_channel(self, name: str, number: int) -> WireFormat:
+        return _NDJSONChannel(name)
+
+
+class _NDJSONChannel(NDJSONFormat):
+    """Encodes the items of one channel."""
+
+    __slots__ = ("_name", "_tag")
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self._name = name
+        self._tag = f'"channel":{quote(name)},"text":'
+
+    def _text(self, text: str) -> bytes:
+        return _line(f'{{"type":"text",{self._tag}{quote(text)}}}\n') if text else b""
+
+    def _reasoning(self, text: str) -> bytes:
+        return _line(f'{{"type":"reasoning",{self._tag}{quote(text)}}}\n') if text else b""
+
+    def _named(self, name: str, fields: Dict[str, Any]) -> bytes:
+        return super()._named(name, tagged_fields(self._name, fields))
 
 
 def _line(text: str) -> bytes:

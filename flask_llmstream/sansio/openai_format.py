@@ -10,8 +10,10 @@
     the end          a chunk with the finish_reason, the usage, [DONE]
     a failure        {"error":{"message":"…","type":"…","param":null,"code":"…"}}, [DONE]
 
-These are the deltas of ``choices[0]``. There are no named events and no ids: clients of this API
-take the data of whatever comes for a chunk. JSON and what is an application's own is left out.
+These are the deltas of ``choices[0]``. A channel has a choice of its own, in the order of the
+channels, which ends in its finish_reason, and without one where the channel has failed. There are no
+named events and no ids: clients of this API take the data of whatever comes for a chunk. JSON and
+what is an application's own is left out.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from typing import Any, Dict, Optional
 from flask_llmstream.sansio.dialect import Call, Dialect, error_type, frame, total_tokens
 from flask_llmstream.sansio.events import Usage
 from flask_llmstream.sansio.jsontext import dump
+from flask_llmstream.sansio.wire import WireFormat
 
 __all__ = ["OpenAIFormat"]
 
@@ -36,15 +39,17 @@ class OpenAIFormat(Dialect):
     :param created: when the answer was begun, in whole seconds of Unix time. Defaults to 0.
     """
 
-    __slots__ = ("_fields",)
+    __slots__ = ("_fields", "_choice")
 
     name = "openai"
+    sends_json = False
 
     def __init__(
         self, id: str = "chatcmpl-llmstream", model: str = "llmstream", created: int = 0
     ) -> None:
         super().__init__(f"call_{id}")
         self._fields = {"id": id, "object": "chat.completion.chunk", "created": created, "model": model}
+        self._choice = 0
         self._tail = '},"finish_reason":null}]}\n\n'
 
     def _begin(self, kind: str) -> str:
@@ -53,7 +58,7 @@ class OpenAIFormat(Dialect):
 
     def _open(self, kind: str) -> str:
         key = "content" if kind == "text" else "reasoning_content"
-        self._head = f'data: {dump(self._fields)[:-1]},"choices":[{{"index":0,"delta":{{"{key}":'
+        self._head = f'data: {dump(self._fields)[:-1]},"choices":[{{"index":{self._choice},"delta":{{"{key}":'
         return ""
 
     def _open_call(self, call: Call) -> str:
@@ -69,7 +74,7 @@ class OpenAIFormat(Dialect):
 
     def _end(self, reason: str) -> str:
         # There is no word for anything else, and clients know only these.
-        text = self._chunk({}, reason if reason in _FINISH_REASONS else "stop")
+        text = "" if self._channels else self._finish(reason)
         if self._usage is not None:
             text += frame(dict(self._fields, choices=[], usage=_usage_fields(self._usage)))
         return text + _DONE
@@ -78,9 +83,34 @@ class OpenAIFormat(Dialect):
         error = {"message": message, "type": error_type(code), "param": None, "code": code}
         return frame({"error": error}) + _DONE
 
+    def _finish(self, reason: str) -> str:
+        return self._chunk({}, reason if reason in _FINISH_REASONS else "stop")
+
+    def _make_channel(self, name: str, number: int) -> WireFormat:
+        self._begun = True  # each choice opens by itself, and clients would add up what comes twice
+        return _Choice(self, number)
+
     def _chunk(self, delta: Dict[str, Any], finish_reason: Optional[str] = None) -> str:
-        choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
+        choice = {"index": self._choice, "delta": delta, "finish_reason": finish_reason}
         return frame(dict(self._fields, choices=[choice]))
+
+
+class _Choice(OpenAIFormat):
+    """Encodes one channel as a choice of a completion."""
+
+    __slots__ = ()
+
+    def __init__(self, completion: OpenAIFormat, number: int) -> None:
+        super().__init__()
+        self._fields = completion._fields
+        self._choice = number - 1
+        self._call_prefix = f"{completion._call_prefix}_{number}"
+
+    def _end(self, reason: str) -> str:
+        return self._finish(reason)
+
+    def _fail(self, message: str, code: str) -> str:
+        return ""
 
 
 def _usage_fields(usage: Usage) -> Dict[str, Any]:

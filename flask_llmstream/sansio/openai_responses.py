@@ -66,6 +66,7 @@ class OpenAIResponsesFormat(Dialect):
     __slots__ = ("_response", "_id", "_sequence", "_items", "_texts")
 
     name = "openai-responses"
+    sends_json = False
 
     def __init__(
         self, id: str = "resp_llmstream", model: str = "llmstream", created: float = 0

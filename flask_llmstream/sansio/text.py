@@ -27,6 +27,7 @@ class TextFormat(WireFormat):
     name = "text"
     content_type = "text/plain; charset=utf-8"
     heartbeat: Optional[bytes] = None
+    sends_json = False
 
     def __init__(self) -> None:
         super().__init__()

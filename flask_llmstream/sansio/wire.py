@@ -9,6 +9,7 @@ from __future__ import annotations
 from codecs import utf_8_decode
 from typing import Any, Callable, Dict, Optional, Tuple
 
+from flask_llmstream.sansio.channels import ChannelDone, ChannelFailed, ChannelFlush, Channels, Tagged
 from flask_llmstream.sansio.events import (
     Comment,
     Custom,
@@ -21,13 +22,13 @@ from flask_llmstream.sansio.events import (
     Usage,
 )
 
-__all__ = ["WireFormat", "event_fields", "usage_fields"]
+__all__ = ["WireFormat", "event_fields", "tagged_fields", "usage_fields"]
 
 
 class WireFormat:
     """Encodes the items of one stream. Make one per stream: ``bytes`` items leave a state."""
 
-    __slots__ = ("_undecoded",)
+    __slots__ = ("_undecoded", "_channels")
 
     name = ""
     content_type = ""
@@ -35,9 +36,12 @@ class WireFormat:
     headers: Tuple[Tuple[str, str], ...] = ()
     #: What keeps a silent connection alive, between any two items; ``None`` where a format has nothing.
     heartbeat: Optional[bytes] = None
+    #: Whether changes of a JSON value (``JsonDelta``) are sent; without a word for them they are left out.
+    sends_json = True
 
     def __init__(self) -> None:
         self._undecoded = b""  # the beginning of a character, from the last bytes item
+        self._channels: Optional[Dict[str, WireFormat]] = None  # encoders by name, where there are some
 
     def encode(self, item: Any) -> bytes:
         """Write one item of a source; ``b""`` for what has nothing to say, such as ``Finish``.
@@ -83,6 +87,37 @@ class WireFormat:
 
     def opening(self, padding: int) -> bytes:
         """Write what opens a stream, at least *padding* bytes of it; ``b""`` where a format has nothing."""
+        return b""
+
+    def encoder_of(self, name: str) -> WireFormat:
+        """Return the encoder of one channel of this stream; the same one each time.
+
+        Its :meth:`done` and :meth:`failed` write the end of the channel.
+
+        :raises ValueError: where the format cannot keep channels apart.
+        """
+        channels = self._channels
+        if channels is None:
+            channels = self._channels = {}
+        found = channels.get(name)
+        if found is None:
+            found = channels[name] = self._make_channel(name, len(channels) + 1)
+        return found
+
+    def _make_channel(self, name: str, number: int) -> WireFormat:
+        """Return a new encoder for the channel *name*.
+
+        :param number: which one it is, from 1.
+        """
+        raise ValueError(
+            f"the wire format {self.name!r} cannot keep channels apart: name one that can, such as"
+            " format='sse'; docs/multiplex.md has the list"
+        )
+
+    def _announce(self, names: Tuple[str, ...]) -> bytes:
+        """Write which channels there will be; ``b""`` where each item says its own."""
+        for name in names:
+            self.encoder_of(name)
         return b""
 
     def _encode_other(self, item: Any) -> bytes:
@@ -144,6 +179,24 @@ def event_fields(event: Event) -> Dict[str, Any]:
     return fields
 
 
+def tagged_fields(channel: str, fields: Dict[str, Any]) -> Dict[str, Any]:
+    """Return *fields* with the name of their channel in front."""
+    tagged = {"channel": channel, **fields}
+    tagged["channel"] = channel  # whatever an item of the application's own has under this name
+    return tagged
+
+
+def _tagged(wire: WireFormat, tagged: Tagged) -> bytes:
+    encoder, item = wire.encoder_of(tagged.channel), tagged.item
+    if isinstance(item, ChannelDone):
+        return encoder.done(item.reason, item.usage)
+    if isinstance(item, ChannelFailed):
+        return encoder.failed(item.message, item.code, item.retryable)
+    if isinstance(item, (Tagged, Channels)):
+        raise TypeError("a channel cannot have channels of its own")
+    return encoder.encode(item)
+
+
 def _tool_fields(call: ToolCallDelta) -> Dict[str, Any]:
     fields: Dict[str, Any] = {"index": call.index}
     if call.id is not None:
@@ -173,5 +226,8 @@ _ENCODERS: Dict[type, Callable[[WireFormat, Any], bytes]] = {
     JsonDelta: lambda wire, item: _json(wire, item.path, item.op, item.value),
     Usage: lambda wire, item: wire._named("usage", usage_fields(item)),
     Finish: lambda wire, item: b"",
+    Tagged: _tagged,
+    Channels: lambda wire, item: wire._announce(item.names),
+    ChannelFlush: lambda wire, item: b"",
     Custom: lambda wire, item: wire._named("custom", {"name": item.name, "data": item.data}),
 }
