@@ -17,7 +17,7 @@ from flask_llmstream.servers import break_off
 from flask_llmstream.settings import Settings
 from flask_llmstream.stream import Stream
 
-__all__ = ["AdoptedStream"]
+__all__ = ["AdoptedStream", "PassingStream"]
 
 
 class _Body:
@@ -40,7 +40,57 @@ class _Body:
                 close()
 
 
-class AdoptedStream(Stream):
+class PassingStream(Stream):
+    """A stream whose items are bytes that somebody else has written; they pass as they are.
+
+    Parameters as for :class:`~flask_llmstream.stream.Stream`; the format is one of
+    :mod:`flask_llmstream.sansio.adopted`.
+    """
+
+    __slots__ = ()
+
+    def send(self, item: Any) -> None:
+        """Send *item* now; in an event stream any item, elsewhere ``bytes``."""
+        super().send(self._format.encode(item))
+
+    def _next_due(self) -> float:
+        due = super()._next_due()
+        interval = self._settings.heartbeat_interval
+        if interval and self._format.has_heartbeats and not self._format.heartbeat:
+            # Inside an event there is none. It will end, and nobody says when.
+            due = min(due, self._runtime.now() + interval)
+        return due
+
+    def _take(self, item: Any) -> bytes:
+        if not isinstance(item, bytes):
+            raise TypeError(
+                f"a WSGI app's body consists of bytes (PEP 3333), got {type(item).__name__}"
+            )
+        self._format.pass_on(item)
+        return item
+
+    def _finish(self) -> bytes:
+        return self._last("finish", b"")
+
+    def _last(self, reason: str, data: bytes, failure: Optional[Failure] = None) -> bytes:
+        if failure is not None and (self._opened or self._frames):
+            # "timeout" or "shutdown": what follows is no regular end of the body.
+            return self._break(reason, failure, self._breaks or break_off(self._peer))
+        return super()._last(reason, data, failure)
+
+    def _break(self, reason: str, failure: Failure, error: BaseException) -> bytes:
+        """Say the failure where that is possible, then leave with *error*."""
+        said = b""
+        if self._opened or self._frames:
+            said = self._format.failed(failure.message, failure.code, failure.retryable)
+        if not said and not self._frames:
+            self._over(reason)
+            raise error
+        self._breaks = error
+        return super()._last(reason, said)
+
+
+class AdoptedStream(PassingStream):
     """A stream made of what a WSGI app has returned.
 
     :param body: the app's iterable of bytes.
@@ -71,40 +121,8 @@ class AdoptedStream(Stream):
         #: Closes the app's iterable.
         self.release_body = source.close
 
-    def send(self, item: Any) -> None:
-        """Send *item* now; in an event stream any item, elsewhere ``bytes``."""
-        super().send(self._format.encode(item))
-
-    def _take(self, item: Any) -> bytes:
-        if not isinstance(item, bytes):
-            raise TypeError(
-                f"a WSGI app's body consists of bytes (PEP 3333), got {type(item).__name__}"
-            )
-        self._format.pass_on(item)
-        return item
-
-    def _finish(self) -> bytes:
-        return self._last("finish", b"")
-
     def _fail(self, error: BaseException) -> bytes:
         self._error = error
         self._close_source()
         failure = describe_failure(error, self._settings.expose_errors)
         return self._break("error", failure, error)
-
-    def _last(self, reason: str, data: bytes, failure: Optional[Failure] = None) -> bytes:
-        if failure is not None and (self._opened or self._frames):
-            # "timeout" or "shutdown": what follows is no regular end of the body.
-            return self._break(reason, failure, self._breaks or break_off(self._peer))
-        return super()._last(reason, data, failure)
-
-    def _break(self, reason: str, failure: Failure, error: BaseException) -> bytes:
-        """Say the failure where that is possible, then leave with *error*."""
-        said = b""
-        if self._opened or self._frames:
-            said = self._format.failed(failure.message, failure.code, failure.retryable)
-        if not said and not self._frames:
-            self._over(reason)
-            raise error
-        self._breaks = error
-        return super()._last(reason, said)

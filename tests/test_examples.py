@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import difflib
 import json
 import re
@@ -11,9 +12,10 @@ from pathlib import Path
 from typing import Any, List
 
 import pytest
+import requests
 
 from flask_llmstream.testing import ScriptedUpstream, gunicorn_server, wait_until
-from flask_llmstream.testing.upstreams import done, silence, status, tokens, wait
+from flask_llmstream.testing.upstreams import chunk, cut, done, raw, silence, status, tokens, wait
 
 pytestmark = pytest.mark.live
 
@@ -22,6 +24,7 @@ CHAT = ROOT / "examples" / "chat" / "app.py"
 PAGE = ROOT / "examples" / "chat" / "templates" / "index.html"
 BEFORE = ROOT / "examples" / "retrofit" / "before.py"
 AFTER = ROOT / "examples" / "retrofit" / "after.py"
+GATEWAY = ROOT / "examples" / "gateway" / "app.py"
 CONFIG = ROOT / "gunicorn.conf.py"
 
 
@@ -147,3 +150,85 @@ def test_retrofit_changes_few_lines() -> None:
     removed = [line for line in changes if line.startswith("- ")]
     assert len(added) <= 8, added
     assert len(removed) <= 4, removed
+
+
+def gateway(upstream: ScriptedUpstream, folder: Path) -> Any:
+    """Start the gateway in front of *upstream*."""
+    names = {"GATEWAY_KEYS": "search:gw-one,support:gw-two", "GATEWAY_LEDGER": str(folder / "usage.sqlite")}
+    return gunicorn_server(GATEWAY, config=CONFIG, env=dict(environment(upstream), **names))
+
+
+def used(server: Any) -> Any:
+    with contextlib.closing(server.request("/usage", headers={"Authorization": "Bearer gw-two"})) as reader:
+        return reader.json()
+
+
+def test_gateway_answers_its_curl_line_with_the_bytes_of_the_provider(tmp_path: Path) -> None:
+    with ScriptedUpstream([tokens("Hel", "lo ", "wörld"), done(usage=False)]) as upstream:
+        with gateway(upstream, tmp_path) as server:
+            output = printed(curl_line(GATEWAY), server.port)
+            call = {"model": "default", "stream": True, "messages": []}
+            direct = requests.post(upstream.url + "/chat/completions", json=call).content
+            assert output == direct
+            assert output.endswith(b"data: [DONE]\n\n")
+            first = upstream.exchanges[0]
+            assert first.headers["authorization"] == "Bearer not-a-key"
+            # What it said was not enough to say what it cost: its events are counted.
+            (row,) = used(server)
+            assert (row["team"], row["calls"], row["estimated_calls"]) == ("search", 1, 1)
+            assert 4 <= row["output_tokens"] <= 5
+
+
+def test_gateway_serves_the_unmodified_sdk(tmp_path: Path) -> None:
+    openai = pytest.importorskip("openai")
+    tool = {"index": 0, "id": "c1", "type": "function", "function": {"name": "find", "arguments": "{}"}}
+    call = {"choices": [{"index": 0, "delta": {"tool_calls": [tool]}, "finish_reason": None}]}
+    request = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
+
+    def said(client: Any, **options: Any) -> Any:
+        return [chunk.model_dump() for chunk in client.chat.completions.create(**request, **options)]
+
+    with ScriptedUpstream([tokens("Hel", "lo"), chunk(call), done()]) as upstream, gateway(
+        upstream, tmp_path
+    ) as server:
+        address = server.url + "/v1"
+        with openai.OpenAI(base_url=address, api_key="gw-one", max_retries=0) as client, openai.OpenAI(
+            base_url=upstream.url, api_key="none"
+        ) as direct:
+            # Whether it asks for its usage or not, it gets what the provider would have sent.
+            for options in ({}, {"stream_options": {"include_usage": True}}):
+                assert said(client, **options) == said(direct, **options)
+        assert used(server) == [
+            {"team": "search", "calls": 2, "input_tokens": 14, "output_tokens": 4, "estimated_calls": 0}
+        ]
+        with openai.OpenAI(base_url=address, api_key="guessed", max_retries=0) as client:
+            with pytest.raises(openai.AuthenticationError, match="ask for one"):
+                said(client)
+        upstream.script = [status(429, headers={"Retry-After": "7"})]
+        with openai.OpenAI(base_url=address, api_key="gw-one", max_retries=0) as client:
+            with pytest.raises(openai.RateLimitError, match="scripted 429") as caught:
+                said(client)
+            assert caught.value.response.headers["retry-after"] == "7"
+            upstream.script = [status(401, json={"error": {"message": "Incorrect API key: not-a-key"}})]
+            with pytest.raises(openai.APIStatusError) as refused:
+                said(client)
+            assert refused.value.status_code == 502 and "not-a-key" not in str(refused.value)
+            upstream.script = [tokens("Hel"), raw(b'data: {"cho'), cut()]
+            with pytest.raises(openai.APIError, match="cut off"):
+                said(client)
+
+
+def test_gateway_closes_the_provider_and_counts_what_it_cost(tmp_path: Path) -> None:
+    script = [tokens("Hel", "lo"), silence()]
+    with ScriptedUpstream(script) as upstream, gateway(upstream, tmp_path) as server:
+        curl = run(curl_line(GATEWAY), server.port)
+        assert curl.stdout is not None
+        assert b"Hel" in curl.stdout.readline()
+        upstream.wait_for(lambda u: u.exchanges[0].tokens_sent == 2)
+        curl.kill()
+        curl.wait()
+        curl.stdout.close()
+        upstream.wait_closed()
+        wait_until(lambda: used(server), 5, server.log)
+        (row,) = used(server)
+        assert row["team"] == "search" and row["output_tokens"] in (1, 2) and row["estimated_calls"] == 1

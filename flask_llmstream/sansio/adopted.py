@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from typing import Any, Optional
 
+from flask_llmstream.sansio.dialect import error_type, frame
 from flask_llmstream.sansio.events import Usage
 from flask_llmstream.sansio.headers import essence
+from flask_llmstream.sansio.jsontext import to_utf8
 from flask_llmstream.sansio.native import SSEFormat
 
-__all__ = ["AdoptedSSE", "Opaque", "adopted_format"]
+__all__ = ["AdoptedSSE", "Opaque", "RelayedSSE", "adopted_format"]
 
 #: After one of these an event is over. Mixed line ends are not looked for: not every client takes
 #: them for an end.
@@ -27,6 +29,8 @@ class Opaque:
 
     name = "opaque"
     heartbeat: Optional[bytes] = None
+    #: Whether there may be a heartbeat later.
+    has_heartbeats = False
 
     def pass_on(self, data: bytes) -> None:
         """Take note of what is sent."""
@@ -64,6 +68,7 @@ class AdoptedSSE(SSEFormat):
     __slots__ = ("_tail",)
 
     name = "adopted-sse"
+    has_heartbeats = True
 
     def __init__(self) -> None:
         super().__init__()
@@ -97,6 +102,24 @@ class AdoptedSSE(SSEFormat):
         """Write the failure, behind what ends an event that is incomplete."""
         end = b"" if self.heartbeat else b"\n\n"
         return end + super().failed(message, code, retryable)
+
+
+class RelayedSSE(AdoptedSSE):
+    """An event stream of an LLM's provider, for that provider's own clients.
+
+    A failure looks to all of them like one of the provider's: those of OpenAI look for ``error`` in
+    whatever event comes, those of Anthropic for an event of that name.
+    """
+
+    __slots__ = ()
+
+    name = "relayed-sse"
+
+    def failed(self, message: str, code: str, retryable: bool) -> bytes:
+        """Write the failure as a provider does, behind what ends an event that is incomplete."""
+        end = b"" if self.heartbeat else b"\n\n"
+        error = {"type": error_type(code), "message": message, "code": code, "param": None}
+        return end + to_utf8(frame({"type": "error", "error": error}, "error"))
 
 
 def adopted_format(content_type: str, encoding: str = "") -> Any:

@@ -42,6 +42,7 @@ class ChunkedDecoder:
         self._at_break = left == 0
         self._tail = b""
         self._sizes: Dict[bytes, int] = {}
+        self._splits = True  # until a chunk is seen that holds a CRLF
 
     def feed(self, data: bytes) -> bytes:
         """Return what *data* carries, which may be nothing.
@@ -60,8 +61,7 @@ class ChunkedDecoder:
             self._tail = b""
         payload: List[bytes] = []
         position = 0
-        if not (self._left or self._at_break or self._in_trailer):
-            position = self._take_whole_chunks(data, payload)
+        whole = True  # many chunks at once, as soon as one begins
         while True:
             if self._left:
                 piece = data[position : position + self._left]
@@ -73,39 +73,56 @@ class ChunkedDecoder:
                 if self._left:
                     break
                 self._at_break = True
+            elif whole and not (self._at_break or self._in_trailer):
+                whole = False
+                position += self._take_whole_chunks(data[position:], payload)
             end = data.find(b"\n", position)
             if end < 0:
                 self._keep(data[position:])
                 break
             line, position = data[position:end], end + 1
-            if self._take_line(line.rstrip(b"\r")):
+            if self._take_line(line[:-1] if line.endswith(b"\r") else line):
                 self.done = True
                 self.unused = data[position:]
                 break
         return payload[0] if len(payload) == 1 else b"".join(payload)
 
     def _take_whole_chunks(self, data: bytes, payload: List[bytes]) -> int:
-        """Add what whole chunks carry to *payload*; return where the first other one begins."""
+        """Add what whole chunks at the beginning carry to *payload*; return where they end."""
+        if not self._splits:
+            return 0
+        # Sizes and chunks in turns, where no chunk holds a CRLF: their lengths show whether one does.
+        parts = data.split(b"\r\n")
+        chunks = parts[1:-1:2]
+        lines = parts[: 2 * len(chunks) : 2]
         sizes = self._sizes
-        position = 0
-        while True:
-            end = data.find(b"\r\n", position)
-            if end < 0:
-                return position
-            line = data[position:end]
+        try:
+            expected = [sizes[line] for line in lines]
+        except KeyError:
+            expected = self._learn(lines)
+            del chunks[len(expected) :], lines[len(expected) :]
+        if list(map(len, chunks)) != expected:
+            self._splits = False
+            return 0
+        payload += chunks
+        return sum(expected) + sum(map(len, lines)) + 4 * len(lines)
+
+    def _learn(self, lines: List[bytes]) -> List[int]:
+        """Return the sizes that *lines* say, up to the first that is not simply a size."""
+        sizes = self._sizes
+        if len(sizes) > _MAX_SIZES:
+            sizes.clear()
+        expected: List[int] = []
+        for line in lines:
             size = sizes.get(line)
             if size is None:
                 size = _size(line)
-                if not size:
-                    return position
+                if not size or b"\n" in line:  # a line break of its own is an end, too
+                    break
                 # Tokens are of a few lengths, so the same lines come again and again.
-                if len(sizes) < _MAX_SIZES:
-                    sizes[line] = size
-            behind = end + 2 + size
-            if data[behind : behind + 2] != b"\r\n":
-                return position
-            payload.append(data[end + 2 : behind])
-            position = behind + 2
+                sizes[line] = size
+            expected.append(size)
+        return expected
 
     def _keep(self, tail: bytes) -> None:
         if len(tail) > (1 if self._at_break else _MAX_LINE):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import List
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from splitting import every_way
 
-from flask_llmstream.sansio.adopted import AdoptedSSE, Opaque, adopted_format
+from flask_llmstream.sansio.adopted import AdoptedSSE, Opaque, RelayedSSE, adopted_format
 from flask_llmstream.sansio.events import TextDelta
 from flask_llmstream.sansio.sse import SSEDecoder
 
@@ -93,3 +94,17 @@ def test_nothing_is_added_elsewhere() -> None:
 )
 def test_format_of_a_response(content_type: str, encoding: str, expected: type) -> None:
     assert type(adopted_format(content_type, encoding)) is expected
+
+
+@pytest.mark.parametrize("sent", [b"", b"data: a\n\n", b"data: a", b"data: a\n"])
+def test_failure_of_a_relayed_stream_is_one_that_clients_of_providers_know(sent: bytes) -> None:
+    wire = RelayedSSE()
+    wire.pass_on(sent)
+    said = SSEDecoder().feed(sent + wire.failed("sorry", "upstream_rate_limited", True))[-1]
+    assert said.event == "error"
+    assert json.loads(said.data) == {
+        "type": "error",
+        "error": {
+            "type": "rate_limit_error", "message": "sorry", "code": "upstream_rate_limited", "param": None,
+        },
+    }

@@ -99,3 +99,19 @@ def test_any_body_cut_anywhere(chunks, data):
         wire = wire[size:]
     assert received == b"".join(chunks)
     assert decoder.done and not decoder.unused
+
+
+def test_bodies_with_chunks_of_any_number_of_lengths_are_read() -> None:
+    texts = [b"x" * length for length in range(1, 700)]
+    decoder = ChunkedDecoder()
+    for start in range(0, len(texts), 100):
+        part = texts[start : start + 100]
+        assert decoder.feed(b"".join(b"%x\r\n%b\r\n" % (len(text), text) for text in part)) == b"".join(part)
+
+
+def test_line_break_alone_ends_a_size_as_well_wherever_the_body_is_cut() -> None:
+    data = b"3;e=b\n0\r\n\r\n0\r\n\r\n"  # one chunk: "0", CR, LF
+    for cut in range(len(data)):
+        decoder = ChunkedDecoder()
+        assert decoder.feed(data[:cut]) + decoder.feed(data[cut:]) == b"0\r\n"
+        assert decoder.done

@@ -39,6 +39,7 @@ class Note:
                 "reason": end.reason,
                 "text": end.text,
                 "tokens": None if end.usage is None else end.usage.output_tokens,
+                "input_tokens": None if end.usage is None else end.usage.input_tokens,
                 "estimated": end.estimated,
                 "duration": end.duration,
                 "error": repr(end.error) if end.error else None,
