@@ -4,6 +4,7 @@
 #   make test          the checks and the tests, with coverage     (ARGS="tests/sansio -k crlf" for some)
 #   make slow          the tests that take their time: thousands of streams, long silences, the wheel
 #   make servers       the tests on other WSGI servers and behind proxies
+#   make fuzz          looks for bytes that break a decoder        (ARGS="--seconds 600 sse" for one of them)
 #   make lint          the checks alone
 #   make matrix        the tests on the pinned stacks, old to new  (ENVS="py37-flask10" for some)
 #   make bench         the benchmarks
@@ -18,7 +19,7 @@ ARGS =
 ENVS =
 CHECKED = flask_llmstream scripts tests $(wildcard examples benchmarks gunicorn.conf.py)
 
-.PHONY: help venv demo test slow servers lint checks bench matrix wheel-check clean
+.PHONY: help venv demo test slow servers fuzz lint checks bench matrix wheel-check clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -50,6 +51,10 @@ slow: venv
 servers: venv
 	$(BIN)/pytest -m servers $(ARGS)
 
+fuzz:
+	@scripts/bootstrap fuzz
+	$(PY) tests/fuzz/run.py $(ARGS)
+
 # The tools of Python 3.9 are too old to agree with the current ones.
 lint: venv
 	@if $(PY) -c 'import sys; sys.exit(sys.version_info >= (3, 10))'; \
@@ -76,5 +81,5 @@ wheel-check: venv
 
 clean:
 	rm -rf .venv .matrix build dist *.egg-info htmlcov .coverage .coverage.* .mypy_cache .pytest_cache
-	rm -rf .hypothesis .import_linter_cache
+	rm -rf .hypothesis .import_linter_cache fuzz-findings
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
