@@ -18,7 +18,8 @@ _QUICK = Sizes(
     rounds=1, paced_streams=10, paced_rounds=1, hot_streams=2, hot_tokens=200, relay_streams=2,
     relay_tokens=64, burst_tokens=64, single_tokens=10, pausing_rounds=1, idle_streams=50,
     idle_rounds=1, first_bytes=5,
-    passing_requests=100,
+    passing_requests=100, json_characters=4000, json_large=20000, json_rounds=1,
+    bytes_tokens=40, encode_turns=20,
 )
 
 

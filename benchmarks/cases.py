@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import math
 import statistics
 import time
 from typing import Callable, Dict, List, NamedTuple, Optional, Set
 
-from benchmarks.apps.work import TURN
+from benchmarks import jsondelta
+from benchmarks.apps.work import TOKENS, TURN
 from benchmarks.contenders import Contender, contenders
 from benchmarks.load import Load, ask_again_and_again, first_byte
+from flask_llmstream.sansio.events import TextDelta
+from flask_llmstream.sansio.formats import make_format
 
 __all__ = ["CASES", "Case", "Sizes"]
 
@@ -41,6 +45,9 @@ class Sizes(NamedTuple):
     single_tokens: int = 50
     single_pause: float = 0.02
     pausing_rounds: int = 7
+    #: One token at a time, relayed byte for byte: tokens of each, seconds between them.
+    bytes_tokens: int = 400
+    bytes_pause: float = 0.005
     #: Idle streams, for memory and for leaving; in so many rounds.
     idle_streams: int = 1000
     idle_rounds: int = 3
@@ -48,6 +55,12 @@ class Sizes(NamedTuple):
     first_bytes: int = 100
     #: Requests that do not stream, per round.
     passing_requests: int = 2000
+    #: JSON that is read while it is written: characters of a document, of a large one; in so many rounds.
+    json_characters: int = 100000
+    json_large: int = 1000000
+    json_rounds: int = 5
+    #: How often the encoder is given the same few tokens, per round.
+    encode_turns: int = 2000
 
 
 class Case(NamedTuple):
@@ -145,6 +158,55 @@ def _to_the_end(
     return measure_all
 
 
+def _bytes(path: Callable[[Sizes], str], tokens: str, rounds: str = "rounds") -> Callable[..., Figures]:
+    """Compare a relay to a server in the bare worker that only copies bytes between two sockets."""
+
+    def measure_all(found: List[Contender], sizes: Sizes, upstream: str) -> Figures:
+        count, length = sizes.relay_streams, getattr(sizes, tokens)
+        chosen = [each for each in found if each.name in ("bare", "bare again", "ours")]
+        copies = {each.name: ("127.0.0.1", each.ask("/copy")) for each in chosen if each.name != "ours"}
+
+        def measure(each: Contender) -> float:
+            cpu = each.cpu()
+            with Load() as load:
+                address = copies.get(each.name, each.server.address)
+                load.open(address, ["/bytes?" + path(sizes)] * count)
+                _complete(load, 120, each.name)
+            cpu = each.cpu() - cpu
+            # One more says why it ended, one [DONE].
+            if load.events[""] != count * (length + 2):
+                raise RuntimeError(f"{each.name} sent {load.events['']} events, expected {length + 2} each")
+            return cpu * 1e6 / (count * length)
+
+        return _in_turns(chosen, getattr(sizes, rounds), measure)
+
+    return measure_all
+
+
+def _encode(found: List[Contender], sizes: Sizes, upstream: str) -> Figures:
+    """Compare the encoder to a function that is one f-string with the same JSON in it."""
+    deltas = [TextDelta(token) for token in TOKENS]
+    quote = json.encoder.encode_basestring
+
+    def event(delta: TextDelta) -> bytes:
+        return f'data: {{"text":{quote(delta.text)}}}\n\n'.encode()
+
+    def measure(encode: Callable[[TextDelta], bytes]) -> float:
+        begun = time.process_time()
+        for _ in range(sizes.encode_turns):
+            for delta in deltas:
+                encode(delta)
+        return (time.process_time() - begun) * 1e9 / (sizes.encode_turns * len(deltas))
+
+    figures: Figures = {"bare": [], "ours": [], "bare again": []}
+    encode = make_format("sse").encode
+    for _ in range(sizes.rounds):
+        figures["bare"].append(measure(event))
+        figures["ours"].append(measure(encode))
+        figures["bare again"].append(measure(event))
+    return figures
+
+
 def _memory(found: List[Contender], sizes: Sizes, upstream: str) -> Figures:
     figures: Figures = {each.name: [] for each in found}
     for number in range(sizes.idle_rounds):
@@ -223,6 +285,32 @@ def _left(each: Contender, sizes: Sizes, all_at_once: bool) -> float:
     return latencies[int(0.99 * (len(latencies) - 1))] * 1e3
 
 
+def _json(document: str) -> Callable[..., Figures]:
+    """Compare reading changes to parsing the text so far with jiter at every token."""
+
+    def measure_all(found: List[Contender], sizes: Sizes, upstream: str) -> Figures:
+        tokens = jsondelta.tokens_of(jsondelta.DOCUMENTS[document](sizes.json_characters))
+        figures: Figures = {"bare": [], "ours": [], "bare again": []}
+        for _ in range(sizes.json_rounds):
+            figures["bare"].append(jsondelta.with_jiter(tokens) * 1e6)
+            figures["ours"].append(jsondelta.per_token(jsondelta.read_deltas, tokens, 3) * 1e6)
+            figures["bare again"].append(jsondelta.with_jiter(tokens) * 1e6)
+        return figures
+
+    return measure_all
+
+
+def _json_growth(found: List[Contender], sizes: Sizes, upstream: str) -> Figures:
+    """Compare a token at the end of a long document to one at its beginning."""
+    figures: Figures = {"bare": [], "ours": [], "bare again": []}
+    for _ in range(sizes.json_rounds):
+        first, last = jsondelta.flatness(jsondelta.form, size=sizes.json_large)
+        again, _ = jsondelta.flatness(jsondelta.form, size=sizes.json_large)
+        for name, seconds in (("bare", first), ("ours", last), ("bare again", again)):
+            figures[name].append(seconds * 1e6)
+    return figures
+
+
 CASES = [
     Case(
         "paced", "us CPU per event", 1.15, 1.10, _paced,
@@ -280,5 +368,39 @@ CASES = [
     Case(
         "leaving, all", "ms", None, None, _leaving(all_at_once=True),
         lambda sizes: f"{sizes.idle_streams} clients leave at once, to the last generator closed but 1 %",
+    ),
+    Case(
+        "json, text", "us per token", 0.1, 0.085, _json("letter"),
+        lambda sizes: f"json_deltas() of one long text, {sizes.json_characters} characters, to parsing"
+        " all of it so far with jiter at every token (as bare)",
+    ),
+    Case(
+        "json, form", "us per token", 0.1, 0.02, _json("form"),
+        lambda sizes: f"the same of many fields, {sizes.json_characters} characters",
+    ),
+    Case(
+        "json, growth", "us per token", 1.5, 1.2, _json_growth,
+        lambda sizes: f"json_deltas() at the end of {sizes.json_large} characters, to their beginning"
+        " (as bare)",
+    ),
+    Case(
+        "bytes", "us CPU per event", None, None,
+        _bytes(
+            lambda sizes: f"count={sizes.relay_tokens}&burst={sizes.relay_burst}&pause=0", "relay_tokens"
+        ),
+        lambda sizes: "relay() to copying between two sockets (as bare),"
+        f" {sizes.relay_burst} tokens in a write",
+    ),
+    Case(
+        "bytes, single", "us CPU per event", 2.0, 2.0,
+        _bytes(
+            lambda sizes: f"count={sizes.bytes_tokens}&burst=1&pause={sizes.bytes_pause}",
+            "bytes_tokens", "pausing_rounds",
+        ),
+        lambda sizes: f"relay() to such copying, one token at a time, every {sizes.bytes_pause * 1e3:g} ms",
+    ),
+    Case(
+        "encode", "ns per event", 1.4, 1.3, _encode,
+        lambda sizes: "the encoder of sse for text, to a function that is one f-string (as bare)",
     ),
 ]

@@ -80,7 +80,7 @@ def _cells(row: Dict[str, Any]) -> List[str]:
     return [
         row["case"],
         row["unit"],
-        *(_number(row["medians"][name]) for name in _COLUMNS),
+        *(_number(row["medians"][name]) if name in row["medians"] else "-" for name in _COLUMNS),
         "-" if row["ratio"] is None else f"{row['ratio']:.2f}",
         f"{min(known):.2f} - {max(known):.2f}" if known else "-",
         "-" if row["noise"] is None else f"{row['noise']:.1%}",

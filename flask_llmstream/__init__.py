@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from flask_llmstream.exceptions import LLMStreamError, StreamCancelled, UpstreamError
     from flask_llmstream.extension import LLMStream
     from flask_llmstream.middleware import LLMStreamMiddleware
+    from flask_llmstream.multiplex import multiplex
+    from flask_llmstream.relay import relay
     from flask_llmstream.responses import stream, stream_response
     from flask_llmstream.sansio.events import (
         Comment,
@@ -55,7 +57,9 @@ __all__ = [
     "Usage",
     "current_stream",
     "json_deltas",
+    "multiplex",
     "register_format",
+    "relay",
     "snapshots",
     "stream",
     "stream_response",
@@ -80,7 +84,9 @@ _EXPORTS = {
     "Usage": ".sansio.events",
     "current_stream": ".current",
     "json_deltas": ".sansio.jsondelta",
+    "multiplex": ".multiplex",
     "register_format": ".sansio.formats",
+    "relay": ".relay",
     "snapshots": ".sansio.jsondelta",
     "stream": ".responses",
     "stream_response": ".responses",

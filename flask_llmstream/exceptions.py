@@ -7,6 +7,7 @@
         DecodeError               .line
         BufferLimitExceeded       .limit
           JsonLimitExceeded       .name
+      BadCursor                   what a client sends back is not of us, or not for it
       UpstreamError               the LLM call failed: .status, .code, .retryable, .retry_after
         UpstreamTimeout           no answer, or no next byte, in time
         UpstreamInterrupted       the stream ended before its terminal marker
@@ -15,6 +16,8 @@
         StreamInterrupted         the connection ended without a terminal event
         StreamRefused             the answer is not an event stream: .status, .headers, .body,
                                 .retry_after
+      OutputInvalid               what a model wrote breaks its schema: .errors, .paths
+      LogUnavailable              the event log cannot be written or read now: .log, .cause
       ConfigurationError          .key, .value
     BaseException
       StreamCancelled             .reason: disconnect, stop, timeout, shutdown
@@ -25,14 +28,17 @@ an answer or a key.
 
 from __future__ import annotations
 
-from typing import Any, Dict, Mapping, Optional, Type
+from typing import Any, Dict, List, Mapping, Optional, Type
 
 __all__ = [
+    "BadCursor",
     "BufferLimitExceeded",
     "ConfigurationError",
     "DecodeError",
     "JsonLimitExceeded",
     "LLMStreamError",
+    "LogUnavailable",
+    "OutputInvalid",
     "StreamCancelled",
     "StreamError",
     "StreamFailed",
@@ -87,6 +93,10 @@ class JsonLimitExceeded(BufferLimitExceeded):
         super().__init__(limit, f"the JSON at {where} goes past {name}={limit}; raise {name} if it should")
         #: The option that sets the limit.
         self.name = name
+
+
+class BadCursor(LLMStreamError):
+    """What a client sends to go on with a stream was not written by us, or not for this client."""
 
 
 class UpstreamError(LLMStreamError):
@@ -182,6 +192,36 @@ class StreamRefused(StreamError):
         self.headers: Mapping[str, str] = headers if headers is not None else {}
         self.body = body
         self.retry_after = retry_after
+
+
+class OutputInvalid(LLMStreamError):
+    """What a model wrote is not what its schema asks for.
+
+    :param message: what is wrong, without the model's words.
+    :param errors: see :attr:`errors`.
+    :param paths: see :attr:`paths`.
+    """
+
+    def __init__(self, message: str, errors: List[Dict[str, str]], paths: List[str]) -> None:
+        super().__init__(message)
+        #: Each fault, as ``{"path": …, "message": …}``. Messages come from the library that has
+        #: found it, and may quote what the model wrote: they are for the app, not for its log.
+        self.errors = errors
+        #: Where they are, as clients may know it: JSON Pointers of names that the schema has.
+        self.paths = paths
+
+
+class LogUnavailable(LLMStreamError):
+    """The event log cannot be written or read now; it may work again later.
+
+    :param log: what the log is called, without a password.
+    :param cause: what is wrong with it, and what to do.
+    """
+
+    def __init__(self, log: str, cause: str) -> None:
+        super().__init__(f"the event log {log} cannot be used: {cause}")
+        self.log = log
+        self.cause = cause
 
 
 class ConfigurationError(LLMStreamError):

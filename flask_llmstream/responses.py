@@ -32,6 +32,7 @@ from flask_llmstream.release import release_connections
 from flask_llmstream.sansio.chunkers import make_chunker
 from flask_llmstream.sansio.formats import DEFAULT, make_format, negotiate
 from flask_llmstream.sansio.headers import stream_headers
+from flask_llmstream.sansio.jsondelta import JsonOptions, JsonStage, OutputSchema, make_options, make_schema
 from flask_llmstream.settings import Settings
 from flask_llmstream.stream import ENVIRON_KEY, Stream
 
@@ -141,12 +142,40 @@ def settings_of(app: Any) -> Settings:
     return settings
 
 
-def _make_format(format: Any, id: str) -> Any:
+def _make_format(format: Any, id: str, options: Optional[Mapping[str, Any]]) -> Any:
     """Return the format object of a stream."""
+    if options and not isinstance(format, str):
+        raise ValueError(
+            f"format_options ({', '.join(options)}) are for a format that is named, got format={format!r}"
+        )
     if format is None:
         # The default where there is no request, and so nobody who asks.
         format = negotiate(request.headers.get("Accept")) if has_request_context() else DEFAULT
-    return format() if callable(format) else make_format(format, id, int(time.time()))
+    return format() if callable(format) else make_format(format, id, int(time.time()), options)
+
+
+@functools.lru_cache(maxsize=256)
+def _schema_of_model(model: type) -> Optional[OutputSchema]:
+    return make_schema(model)
+
+
+def _prepared(schema: Any) -> Optional[OutputSchema]:
+    """Return *schema* ready for use; models are known again, a dict should be prepared once."""
+    return _schema_of_model(schema) if isinstance(schema, type) else make_schema(schema)
+
+
+def _make_chunker(encoder: Any, chunk: Any, structured: Any, schema: Any, validate: str) -> Any:
+    """Return what the text of a stream passes through, ``None`` where it goes out as it comes."""
+    options = make_options(structured, schema is not None)
+    if options is None:
+        return make_chunker(chunk)
+    if chunk is not None:
+        raise ValueError(
+            f"chunk is {chunk!r}, but with structured or schema the text is read as JSON and not cut;"
+            " leave one of them out"
+        )
+    as_text = not getattr(encoder, "sends_json", True)
+    return JsonStage(options, _prepared(schema), validate, as_text)
 
 
 def _add_vary(headers: Any) -> None:
@@ -180,7 +209,7 @@ def run_in_app_context(app: Any) -> Callable[[Callable[[], None]], None]:
     return around
 
 
-def _callbacks_of(app: Any, expose: bool) -> Tuple[Any, Any]:
+def callbacks_of(app: Any, expose: bool) -> Tuple[Any, Any]:
     """Return what streams call in *app*: to describe a failure, and around their end."""
     state = app.extensions.get("llmstream")
     callbacks: Optional[Tuple[Any, Any]] = None if state is None else state.callbacks
@@ -195,7 +224,11 @@ def stream_response(
     source: Iterable[Any],
     *,
     format: Union[str, Callable[[], Any], None] = None,
+    format_options: Optional[Mapping[str, Any]] = None,
     chunk: Any = None,
+    structured: Union[bool, Mapping[str, Any], JsonOptions] = False,
+    schema: Any = None,
+    validate: str = "field",
     max_delay: Optional[float] = None,
     resumable: bool = False,
     on_disconnect: Any = None,
@@ -215,10 +248,22 @@ def stream_response(
         JSON), ``Event``, ``Comment``, or deltas.
     :param format: wire format by name, or a callable that makes one; see docs/formats.md. Defaults to
         what the request's ``Accept`` likes best, and to ``"sse"`` where that names none.
+    :param format_options: what the format named by *format* should say of itself, such as ``model`` in
+        those of OpenAI and Anthropic, or ``thread_id`` and ``run_id`` in ``ag-ui``.
     :param chunk: how text is cut: ``None`` as it comes; ``"token"``, ``"word"``, ``"sentence"``,
         ``"line"``, ``"paragraph"``, ``"markdown"`` or ``"json"``; a compiled regular expression; a
         function of the text held so far; or an object with ``feed(text)``, ``flush()`` and
         ``reset()``. See :func:`~flask_llmstream.sansio.chunkers.make_chunker`.
+    :param structured: ``True`` reads the text as JSON and sends its changes
+        (:class:`~flask_llmstream.JsonDelta`) in its place; options of
+        :class:`~flask_llmstream.sansio.jsondelta.JsonOptions`, as an object or by name in a dict, do
+        so, too. A format that has no word for changes sends the text as it is written. Does
+        not go with *chunk*. Defaults to false. See docs/structured.md.
+    :param schema: what the JSON must look like: a pydantic model class, a JSON schema as a dict, or
+        what :func:`~flask_llmstream.sansio.jsondelta.make_schema` has made of one. Implies
+        *structured*. What breaks it ends the stream with ``output_invalid``. Defaults to none.
+    :param validate: when *schema* is looked at: ``"field"``, at each value that is complete, so that
+        the model need not go on for nothing; ``"end"``, when it has ended. Defaults to ``"field"``.
     :param max_delay: seconds for which text may be held back by *chunk*.
     :param on_disconnect: ``"cancel"``, ``"detach"`` or a number of seconds.
     :param heartbeat_interval: seconds of silence before a comment; 0 for none.
@@ -230,10 +275,11 @@ def stream_response(
     :param status: HTTP status of a stream that begins well. Defaults to 200.
     :param headers: further headers; hop-by-hop headers and ``Content-Length`` are refused.
     :raises TypeError: where *source* is not an iterable of items.
-    :raises ValueError: for a format, chunker, status or header that cannot be.
+    :raises ValueError: for a format, chunker, schema, status or header that cannot be.
+    :raises RuntimeError: where *schema* needs a package that is not installed.
     :raises ConfigurationError: for an option with an impossible value.
     """
-    _check_source(source)
+    check_source(source)
     if resumable:
         raise ValueError("resumable streams are not available in this version; leave resumable=False")
     if not isinstance(status, int) or not 200 <= status < 300 or status in (204, 205):
@@ -244,8 +290,8 @@ def stream_response(
         padding=padding, status_hold=status_hold, max_duration=max_duration, release=release,
     )
     id = secrets.token_hex(8)
-    encoder = _make_format(format, id)
-    chunker = make_chunker(chunk)
+    encoder = _make_format(format, id, format_options)
+    chunker = _make_chunker(encoder, chunk, structured, schema, validate)
     response = with_mixin(StreamResponseMixin, app.response_class)(
         (), status=status, headers=stream_headers(encoder.content_type, headers, identity=True)
     )
@@ -256,7 +302,7 @@ def stream_response(
     inner = iter(source)
     if settings.release:
         response.llmstream_release = functools.partial(release_connections, app, settings.release)
-    describe, around_end = _callbacks_of(app, settings.expose_errors)
+    describe, around_end = callbacks_of(app, settings.expose_errors)
     response.llmstream = Stream(
         stream_with_context(inner) if has_request_context() else inner,
         format=encoder, settings=settings, chunker=chunker,
@@ -266,7 +312,8 @@ def stream_response(
     return response
 
 
-def _check_source(source: Any) -> None:
+def check_source(source: Any) -> None:
+    """Raise :class:`TypeError` where *source* is no iterable of items."""
     if inspect.isasyncgen(source) or inspect.iscoroutine(source) or hasattr(source, "__aiter__"):
         if inspect.iscoroutine(source):
             source.close()  # or Python warns, somewhere else, that nobody has awaited it
@@ -309,6 +356,8 @@ def stream(view: Optional[Callable[..., Any]] = None, **options: Any) -> Any:
 
         return streaming
 
+    if options.get("schema") is not None:
+        options["schema"] = _prepared(options["schema"])  # once, and what is wrong with it is said now
     if view is None:
         return decorate
     if not callable(view):

@@ -86,6 +86,19 @@ class Runtime:
 
         return self.spawn(loop, "llmstream-watcher")
 
+    def in_turn(self) -> Callable[[Callable[[], Any]], Any]:
+        """Return what calls functions one at a time, though they block, and returns what they do.
+
+        On gevent it calls them in a native thread, so that they hold up nobody but their callers.
+        """
+        lock = threading.Lock()
+
+        def call(function: Callable[[], Any]) -> Any:
+            with lock:
+                return function()
+
+        return call
+
     def call_soon(self, function: Callable[[], Any]) -> None:
         """Run *function* where cancelling is possible: here, or on gevent in the hub."""
         function()
@@ -219,6 +232,34 @@ class GreenletRuntime(Runtime):
         watcher = self._hub.loop.io(epoll.fileno(), 1)
         watcher.start(ready, 0)
         return watcher
+
+    def in_turn(self) -> Callable[[Callable[[], Any]], Any]:
+        import _thread
+
+        from gevent.threadpool import ThreadPool
+
+        pool = ThreadPool(1)
+        # For callers in other native threads, whom the pool lets do it themselves.
+        lock = (_original("_thread", "allocate_lock") or _thread.allocate_lock)()
+
+        def run(function: Callable[[], Any]) -> Any:
+            # The hub prints what is raised in its pool.
+            try:
+                with lock:
+                    return function(), None
+            except BaseException as error:
+                return None, error
+
+        def call(function: Callable[[], Any]) -> Any:
+            result, error = pool.apply(run, (function,))
+            if error is not None:
+                try:
+                    raise error
+                finally:
+                    del error  # or it would hold this frame, and the frame it
+            return result
+
+        return call
 
     def call_soon(self, function: Callable[[], Any]) -> None:
         if self.task() is self._hub:

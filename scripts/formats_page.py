@@ -10,6 +10,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from generated import write_or_check  # noqa: E402
 
+from flask_llmstream.sansio import channels as c  # noqa: E402
 from flask_llmstream.sansio import events as e  # noqa: E402
 from flask_llmstream.sansio.formats import format_names, make_format  # noqa: E402
 
@@ -36,6 +37,14 @@ SAMPLES: List[Tuple[str, Any]] = [
     ('Finish("stop")', e.Finish("stop")),
 ]
 END, FAILURE, HEARTBEAT, OPENING = "the end", "a failure", "a silence", "before all"
+#: Of another stream, which has channels.
+CHANNELS: List[Tuple[str, Any]] = [
+    ("channels: which there are", c.Channels(["a", "b"])),
+    ("channel b: a text", c.Tagged("b", "Hi")),
+    ("channel b: its end", c.Tagged("b", c.ChannelDone("stop"))),
+    ("channel a: a failure", c.Tagged("a", c.ChannelFailed("try again", "upstream_timeout", True))),
+]
+PLAIN = (END, FAILURE, HEARTBEAT, OPENING, *(text for text, _ in CHANNELS))
 
 
 def names() -> List[str]:
@@ -55,7 +64,16 @@ def stream_of(name: str) -> List[Tuple[str, bytes]]:
     other.opening(0)
     other.encode("Hi")
     rows.append((FAILURE, other.failed("try again", "upstream_timeout", True)))
-    return rows
+    return rows + channels_of(name)
+
+
+def channels_of(name: str) -> List[Tuple[str, bytes]]:
+    """Return what the format writes of channels; nothing where it refuses them."""
+    wire = make_format(name)
+    try:
+        return [(text, wire.encode(item)) for text, item in CHANNELS]
+    except ValueError:
+        return [(text, b"") for text, _ in CHANNELS]
 
 
 def matrix() -> str:
@@ -79,7 +97,7 @@ def streams() -> str:
 
 
 def _title(text: str) -> str:
-    return text if text in (END, FAILURE, HEARTBEAT, OPENING) else f"`{text}`"
+    return text if text in PLAIN else f"`{text}`"
 
 
 def _shown(data: bytes) -> str:

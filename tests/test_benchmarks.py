@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.live, pytest.mark.checkout, pytest.mark.slow]
 ROOT = Path(__file__).resolve().parent.parent
 CASES = (
     "paced", "hot", "relay", "relay, bursts", "relay, single", "memory", "passing",
-    "first byte", "leaving", "leaving, all",
+    "first byte", "leaving", "leaving, all", "json, text", "json, form", "json, growth",
 )
 
 
@@ -47,3 +47,13 @@ def test_case_that_does_not_exist_is_refused_with_those_that_do() -> None:
     done = run("pace")
     assert done.returncode == 2
     assert "'pace'" in done.stdout and "paced, hot" in done.stdout
+
+
+def test_cost_of_a_token_of_json_does_not_grow_with_the_document(tmp_path: Path) -> None:
+    """Sizes and bounds for a busy machine: what costs as much as the text so far is far above them."""
+    file = tmp_path / "figures.json"
+    done = run("json, form", "json, growth", "--quick", "--json", str(file))
+    assert done.returncode == 0, done.stdout
+    form, growth = json.loads(file.read_text())["results"]
+    assert (form["case"], growth["case"]) == ("json, form", "json, growth")
+    assert form["ratio"] < 1 and growth["ratio"] < 5, done.stdout

@@ -123,6 +123,23 @@ def test_format_may_be_made_by_the_caller(app: Flask) -> None:
     assert first.headers["Content-Type"] == TYPES["sse"] and "Vary" not in first.headers
 
 
+def test_format_says_of_itself_what_it_is_given(app: Flask) -> None:
+    @app.route("/agent")
+    def agent() -> Any:
+        options = {"thread_id": "t7", "run_id": "r9"}
+        return stream_response(["a"], format="ag-ui", format_options=options)
+
+    assert b'"threadId":"t7","runId":"r9"' in ask(app, "/agent").data
+
+
+@pytest.mark.parametrize("format, expected", [
+    ("openai", "has no option 'thread_id'"), (None, "for a format that is named, got format=None"),
+])
+def test_options_that_a_format_does_not_have_are_refused(app: Flask, format: Any, expected: str) -> None:
+    with app.test_request_context(), pytest.raises(ValueError, match=expected):
+        stream_response(["a"], format=format, format_options={"thread_id": "t7"})
+
+
 def test_dialect_names_the_stream_and_the_time(app: Flask) -> None:
     @app.route("/openai")
     @stream(format="openai")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Iterator
+import socket
+from typing import Any, Iterator, List
+from urllib.parse import urlsplit
 
 import requests
 from flask import Flask, Response, jsonify, request, stream_with_context
@@ -58,6 +60,39 @@ def relay(query: str) -> Iterator[str]:
             text = chunk["choices"][0]["delta"].get("content")
             if text:
                 yield f"data: {json.dumps({'text': text})}\n\n"
+
+
+@app.route("/copy")
+def copy_view() -> Response:
+    """Start a server that only copies bytes, and tell its port: the least that a relay can do."""
+    from gevent.server import StreamServer
+
+    server = StreamServer(("127.0.0.1", 0), copy)
+    server.start()
+    copiers.append(server)
+    return jsonify(server.server_port)
+
+
+#: The servers that :func:`copy_view` has started.
+copiers: List[Any] = []
+
+
+def copy(client: socket.socket, address: Any) -> None:
+    """Answer one request with the bytes of the model's answer, its framing included."""
+    query = client.recv(65536).split(b" ")[1].partition(b"?")[2].decode()
+    body = json.dumps({"model": query, "messages": [{"role": "user", "content": "Hello"}]}).encode()
+    upstream = urlsplit(UPSTREAM_URL)
+    with socket.create_connection((upstream.hostname, upstream.port)) as model:
+        for sock in (client, model):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        model.sendall(
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: model\r\nContent-Length: %d\r\n\r\n" % len(body)
+            + body
+        )
+        data = b""
+        while not data.endswith(b"\r\n0\r\n\r\n"):
+            data = model.recv(65536)
+            client.sendall(data)
 
 
 @app.route("/closings")

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import requests
 from flask import Flask, Response, jsonify, request
+from requests.adapters import HTTPAdapter
 
 from benchmarks.apps.work import TOKENS, UPSTREAM_URL, closings, hot, idle, paced
-from flask_llmstream import LLMStream, stream
+from flask_llmstream import LLMStream, relay, stream
 from flask_llmstream.upstream import openai_chat
 
 app = Flask(__name__)
 LLMStream(app)
+session = requests.Session()
+session.mount("http://", HTTPAdapter(pool_maxsize=1000))
 
 
 @app.route("/paced")
@@ -44,6 +48,16 @@ def relay_view() -> Any:
         [{"role": "user", "content": "Hello"}],
         base_url=UPSTREAM_URL,
     )
+
+
+@app.route("/bytes")
+def bytes_view() -> Response:
+    """Pass on what a model says, byte for byte."""
+    body = {"model": request.query_string.decode(), "messages": [{"role": "user", "content": "Hello"}]}
+    answer: Response = relay(
+        lambda: session.post(UPSTREAM_URL + "/chat/completions", json=body, stream=True)
+    )
+    return answer
 
 
 @app.route("/closings")

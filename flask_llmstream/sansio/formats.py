@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import re
 from importlib import import_module
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Pattern, Tuple
+from inspect import signature
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Pattern, Tuple
 
 __all__ = ["DEFAULT", "format_names", "make_format", "negotiate", "register_format"]
 
@@ -114,24 +115,46 @@ def format_names() -> List[str]:
     return sorted({*_BUILT_IN, *_factories})
 
 
-def make_format(name: str, id: Optional[str] = None, created: int = 0) -> Any:
+def make_format(
+    name: str,
+    id: Optional[str] = None,
+    created: int = 0,
+    options: Optional[Mapping[str, Any]] = None,
+) -> Any:
     """Return a new format object, for one stream.
 
     :param id: of the stream, for formats that say it. Defaults to what is the same for all streams.
     :param created: when the answer was made, in seconds since 1970, for formats that say it.
-    :raises ValueError: where there is no format of that name.
+    :param options: further arguments of the format, such as ``model``; they win over *id* and *created*.
+    :raises ValueError: where there is no format of that name, or it has no such option.
     """
     if name in _factories:
-        return _factories[name]()
+        return _factories[name](**_checked(name, _factories[name], options))
     if name not in _BUILT_IN:
         raise ValueError(f"there is no wire format {name!r}; there are: {', '.join(format_names())}")
     path, arguments = _BUILT_IN[name]
     module, _, attribute = path.partition(".")
     factory = getattr(import_module(f"flask_llmstream.sansio.{module}"), attribute)
-    options: Dict[str, Any] = {"created": created} if name in _DATED else {}
+    given: Dict[str, Any] = {"created": created} if name in _DATED else {}
     if id is not None:
-        options.update((key, pattern.format(id=id)) for key, pattern in arguments.items())
-    return factory(**options)
+        given.update((key, pattern.format(id=id)) for key, pattern in arguments.items())
+    given.update(_checked(name, factory, options))
+    return factory(**given)
+
+
+def _checked(
+    name: str, factory: Callable[..., Any], options: Optional[Mapping[str, Any]]
+) -> Mapping[str, Any]:
+    """Return *options*, which *factory* must take."""
+    if not options:
+        return {}
+    parameters = signature(factory).parameters.values()
+    known = [each.name for each in parameters if each.kind != each.VAR_KEYWORD]
+    for option in options:
+        if option not in known and len(known) == len(parameters):
+            have = f"it has {', '.join(known)}" if known else "it has none"
+            raise ValueError(f"the wire format {name!r} has no option {option!r}; {have}")
+    return options
 
 
 def negotiate(accept: Optional[str]) -> str:

@@ -91,6 +91,32 @@ def test_unknown_name_is_refused_with_those_that_exist():
         make_format("jsonl")
 
 
+@pytest.mark.parametrize("name, options, said", [
+    ("openai", {"model": "small"}, '"model":"small"'),
+    ("openai-responses", {"model": "small"}, '"model":"small"'),
+    ("anthropic", {"model": "small", "id": "mine"}, '"id":"mine"'),
+    ("ag-ui", {"thread_id": "t1", "run_id": "r1"}, '"threadId":"t1","runId":"r1"'),
+])
+def test_format_takes_options(name, options, said):
+    assert said in make_format(name, "s7", 99, options).encode("hello").decode()
+
+
+@pytest.mark.parametrize("name, expected", [
+    ("openai", "has no option 'colour'; it has id, model, created"), ("sse", "it has none"),
+])
+def test_option_that_a_format_does_not_have_is_refused(name, expected):
+    with pytest.raises(ValueError, match=expected):
+        make_format(name, options={"colour": "red"})
+
+
+def test_format_of_ones_own_takes_options(registry):
+    register_format("mine", lambda **options: options)
+    assert make_format("mine", options={"colour": "red"}) == {"colour": "red"}
+    register_format("mine", lambda colour="blue": colour)
+    assert make_format("mine", options={"colour": "red"}) == "red"
+    assert make_format("mine") == "blue"
+
+
 def test_formats_are_imported_when_they_are_asked_for():
     code = (
         "import sys; from flask_llmstream.sansio import formats\n"

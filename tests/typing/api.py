@@ -20,6 +20,7 @@ from flask_llmstream import (
     UpstreamError,
     Usage,
     current_stream,
+    multiplex,
     stream,
     stream_response,
 )
@@ -62,6 +63,20 @@ def with_options() -> Iterator[str]:
 @app.route("/response")
 def response() -> ResponseReturnValue:
     answer: ResponseReturnValue = stream_response(openai_chat("model", []), headers={"X-Name": "value"})
+    return answer
+
+
+@app.route("/form")
+@stream(schema={"type": "object"}, structured={"cut": "error"}, validate="end")
+def form() -> Iterator[str]:
+    current_stream.on_end(lambda end: print(end.value))
+    yield "{}"
+
+
+@app.route("/several")
+def several() -> ResponseReturnValue:
+    sources = {"one": openai_chat("model", []), "more": ["text"]}
+    answer: ResponseReturnValue = stream_response(multiplex(sources, max_pending=8), format="frames")
     return answer
 
 
