@@ -101,7 +101,8 @@ class RelayStream(PassingStream):
         if said is not None and not meter.complete:
             # What providers report at the beginning of the output is not what has come since.
             counted = max(meter.events, said.output_tokens or 0)
-            said, cut = None, Usage(said.input_tokens, counted, cached_tokens=said.cached_tokens)
+            cut = Usage(said.input_tokens, counted, cached_tokens=said.cached_tokens)
+            said = None
         usage, estimated = total_usage(said, cut, meter.events)
         return end._replace(usage=usage, estimated=estimated)
 

@@ -19,11 +19,11 @@ import socket
 import sys
 import threading
 import time
-from typing import Any, Callable, Dict, Optional, Type, TypeVar
+from typing import Any, Callable, Dict, Optional, Tuple, Type, TypeVar
 
 from flask_llmstream.exceptions import StreamCancelled
 
-__all__ = ["Runtime", "current_runtime", "per_process", "shut_down"]
+__all__ = ["Runtime", "Turns", "current_runtime", "per_process", "shut_down"]
 
 
 class Runtime:
@@ -86,18 +86,9 @@ class Runtime:
 
         return self.spawn(loop, "llmstream-watcher")
 
-    def in_turn(self) -> Callable[[Callable[[], Any]], Any]:
-        """Return what calls functions one at a time, though they block, and returns what they do.
-
-        On gevent it calls them in a native thread, so that they hold up nobody but their callers.
-        """
-        lock = threading.Lock()
-
-        def call(function: Callable[[], Any]) -> Any:
-            with lock:
-                return function()
-
-        return call
+    def in_turn(self) -> Turns:
+        """Return what calls functions one at a time, though they block."""
+        return Turns()
 
     def call_soon(self, function: Callable[[], Any]) -> None:
         """Run *function* where cancelling is possible: here, or on gevent in the hub."""
@@ -169,6 +160,21 @@ class Runtime:
             pass
 
 
+class Turns:
+    """Calls functions one at a time, each in the thread of its caller."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def __call__(self, function: Callable[[], Any]) -> Any:
+        """Return what *function* returns."""
+        with self._lock:
+            return function()
+
+    def close(self) -> None:
+        """Let go of what calls them."""
+
+
 class _Drained(StreamCancelled):
     """Takes the place of an exception that must not be raised any more."""
 
@@ -233,33 +239,8 @@ class GreenletRuntime(Runtime):
         watcher.start(ready, 0)
         return watcher
 
-    def in_turn(self) -> Callable[[Callable[[], Any]], Any]:
-        import _thread
-
-        from gevent.threadpool import ThreadPool
-
-        pool = ThreadPool(1)
-        # For callers in other native threads, whom the pool lets do it themselves.
-        lock = (_original("_thread", "allocate_lock") or _thread.allocate_lock)()
-
-        def run(function: Callable[[], Any]) -> Any:
-            # The hub prints what is raised in its pool.
-            try:
-                with lock:
-                    return function(), None
-            except BaseException as error:
-                return None, error
-
-        def call(function: Callable[[], Any]) -> Any:
-            result, error = pool.apply(run, (function,))
-            if error is not None:
-                try:
-                    raise error
-                finally:
-                    del error  # or it would hold this frame, and the frame it
-            return result
-
-        return call
+    def in_turn(self) -> Turns:
+        return _NativeTurns()
 
     def call_soon(self, function: Callable[[], Any]) -> None:
         if self.task() is self._hub:
@@ -302,6 +283,39 @@ class GreenletRuntime(Runtime):
 
     def unthrow(self) -> None:
         """Nothing is ever pending: :meth:`throw` has raised when it returns."""
+
+
+class _NativeTurns(Turns):
+    """Calls functions in a native thread: what blocks there holds up nobody but its caller."""
+
+    def __init__(self) -> None:
+        import _thread
+
+        from gevent.threadpool import ThreadPool
+
+        self._pool = ThreadPool(1)
+        # For callers in other native threads, whom the pool lets do it themselves.
+        self._lock = (_original("_thread", "allocate_lock") or _thread.allocate_lock)()
+
+    def __call__(self, function: Callable[[], Any]) -> Any:
+        result, error = self._pool.apply(self._run, (function,))
+        if error is None:
+            return result
+        try:
+            raise error
+        finally:
+            del error  # which holds this frame
+
+    def _run(self, function: Callable[[], Any]) -> Tuple[Any, Optional[BaseException]]:
+        # Nothing may be raised in the pool: the hub would print it.
+        try:
+            with self._lock:
+                return function(), None
+        except BaseException as error:
+            return None, error
+
+    def close(self) -> None:
+        self._pool.kill()
 
 
 def _original(module: str, name: str) -> Optional[Any]:
