@@ -23,7 +23,7 @@ from flask_llmstream.testing.live import running_servers
 ROOT = Path(__file__).resolve().parent.parent
 
 #: Threads of the library that live as long as the process.
-LASTING_THREADS = ("llmstream-watcher", "llmstream-ticker")
+LASTING_THREADS = ("llmstream-watcher", "llmstream-ticker", "llmstream-journal")
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -164,3 +164,16 @@ def certificate(tmp_path_factory: Any) -> Tuple[str, str]:
         [*command, "-keyout", key, "-out", cert], check=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
     return cert, key
+
+
+@pytest.fixture
+def upstream() -> Iterator[Any]:
+    """A scripted model; the test sets its ``script``."""
+    from flask_llmstream.testing.upstreams import ScriptedUpstream
+    from flask_llmstream.upstream.session import shared_session
+
+    with ScriptedUpstream() as upstream:
+        yield upstream
+    assert not upstream.errors
+    # urllib3 1 leaves idle connections to the garbage, which warns of them.
+    shared_session().close()

@@ -7,34 +7,10 @@ from typing import Any, Iterator, List
 
 import pytest
 from serving import Served, events_of
+from structuring import ask, rebuilt
 
-from flask_llmstream import JsonDelta, json_deltas, snapshots
-from flask_llmstream.sansio.jsondelta import JsonDocument
-from flask_llmstream.testing.upstreams import ScriptedUpstream, done, silence, tokens
-from flask_llmstream.upstream import openai_chat
-from flask_llmstream.upstream.session import shared_session
-
-
-@pytest.fixture
-def upstream() -> Iterator[ScriptedUpstream]:
-    with ScriptedUpstream() as upstream:
-        yield upstream
-    assert not upstream.errors
-    shared_session().close()
-
-
-def ask(upstream: ScriptedUpstream, *script: Any) -> Any:
-    upstream.script = script
-    return openai_chat("scripted", [{"role": "user", "content": "A form, please."}], base_url=upstream.url)
-
-
-def rebuilt(data: bytes) -> JsonDocument:
-    """Return the document that a client makes of *data*."""
-    document = JsonDocument()
-    for event in events_of(data):
-        if event.event == "json":
-            document.apply(JsonDelta(**json.loads(event.data)))
-    return document
+from flask_llmstream import json_deltas, snapshots
+from flask_llmstream.testing.upstreams import done, silence, tokens
 
 
 @pytest.mark.parametrize("delegated", [True, False])

@@ -8,10 +8,10 @@ from typing import Any, Dict, Iterator, List
 import pytest
 from flask import Flask
 from serving import Served, events_of
+from structuring import ask, rebuilt
 
 from flask_llmstream import (
     Comment,
-    JsonDelta,
     ReasoningDelta,
     TextDelta,
     current_stream,
@@ -20,35 +20,10 @@ from flask_llmstream import (
     stream_response,
 )
 from flask_llmstream.exceptions import OutputInvalid
-from flask_llmstream.sansio.jsondelta import JsonDocument, JsonOptions, JsonStage, make_schema
-from flask_llmstream.testing.upstreams import ScriptedUpstream, done, silence, tokens
-from flask_llmstream.upstream import openai_chat
-from flask_llmstream.upstream.session import shared_session
+from flask_llmstream.sansio.jsondelta import JsonOptions, JsonStage, make_schema
+from flask_llmstream.testing.upstreams import done, silence, tokens
 
 pytest.importorskip("jsonschema")
-
-
-@pytest.fixture
-def upstream() -> Iterator[ScriptedUpstream]:
-    with ScriptedUpstream() as upstream:
-        yield upstream
-    assert not upstream.errors
-    shared_session().close()
-
-
-def ask(upstream: ScriptedUpstream, *script: Any) -> Any:
-    upstream.script = script
-    return openai_chat("scripted", [{"role": "user", "content": "A form, please."}], base_url=upstream.url)
-
-
-def rebuilt(data: bytes) -> JsonDocument:
-    """Return the document that a client makes of *data*."""
-    document = JsonDocument()
-    for event in events_of(data):
-        if event.event == "json":
-            document.apply(JsonDelta(**json.loads(event.data)))
-    return document
-
 
 NAME: Dict[str, Any] = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
 

@@ -15,6 +15,10 @@ from flask_llmstream.testing import LiveServer, StreamReader, wait_until
 
 APPS = Path(__file__).with_name("apps")
 
+#: Coverage off in the servers of tests that interrupt many threads: CPython 3.11 spins under a tracer,
+#: holding the interpreter, while an exception is pending in any of them.
+UNTRACED: Dict[str, Optional[str]] = {"COVERAGE_PROCESS_START": None, "COVERAGE_PROCESS_CONFIG": None}
+
 _numbers = itertools.count(1)
 
 

@@ -12,15 +12,12 @@ from collections import Counter
 from typing import Callable, List
 
 import pytest
-from asking import APPS, ask, events_of, text_of
+from asking import APPS, UNTRACED, ask, events_of, text_of
 
 from flask_llmstream.testing import LiveServer, gunicorn_server, read_stream, send_request, wait_until
 
 pytestmark = [pytest.mark.live, pytest.mark.slow, pytest.mark.timeout(300)]
 
-#: Coverage off in these servers: CPython 3.11 spins under a tracer, holding the interpreter, while
-#: an exception is pending in any thread, and here hundreds are a second.
-UNTRACED = {"COVERAGE_PROCESS_START": None, "COVERAGE_PROCESS_CONFIG": None}
 #: What a client does: reads everything, reads everything with its own half closed, or leaves.
 PLANS = ["stay", "stay", "half-close", "FIN", "FIN", "RST", "RST"]
 

@@ -104,7 +104,7 @@ def test_every_byte_arrives_in_order_among_heartbeats(server: LiveServer, way: s
     heartbeats = [events.heartbeats for events in received]
     print(f"heartbeats {heartbeats}, events {[len(events.events) for events in received]}")
     if way == "paced":
-        assert sum(heartbeats) >= 10
+        assert sum(heartbeats) >= 4
 
 
 @pytest.mark.parametrize("way", ["late", "everything"])

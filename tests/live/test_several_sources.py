@@ -10,7 +10,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional
 from urllib.parse import urlencode
 
 import pytest
-from asking import APPS, ask, ended, events_of, leaving, new_key, note_when
+from asking import APPS, UNTRACED, ask, ended, events_of, leaving, new_key, note_when
 
 from flask_llmstream.sansio.events import Event
 from flask_llmstream.testing import LiveServer, StreamReader, gunicorn_server, wait_until
@@ -25,8 +25,10 @@ WORST = 2.0
 
 @pytest.fixture(scope="module", params=["gevent", "gthread"])
 def server(request: pytest.FixtureRequest) -> Iterator[LiveServer]:
-    quiet = "accesslog = None"
-    with gunicorn_server(APPS / "several.py", worker=request.param, threads=8, config_lines=quiet) as server:
+    with gunicorn_server(
+        APPS / "several.py", worker=request.param, threads=8, config_lines="accesslog = None",
+        env=UNTRACED if request.param == "gthread" else None,
+    ) as server:
         yield server
 
 
