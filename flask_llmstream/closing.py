@@ -14,10 +14,10 @@ import sys
 from typing import Any, Callable, Optional
 
 from flask_llmstream import current, signals
-from flask_llmstream.control import Control
 from flask_llmstream.disconnect import current_watcher, leave_quietly
 from flask_llmstream.exceptions import StreamCancelled
 from flask_llmstream.failures import Failure, describe_failure, failure_of_code
+from flask_llmstream.handover import Handover
 from flask_llmstream.runtime import current_runtime
 from flask_llmstream.servers import break_off
 from flask_llmstream.settings import Settings
@@ -30,7 +30,7 @@ _log = logging.getLogger("flask_llmstream.stream")
 _GOING_DOWN = ("GreenletExit", "SystemExit", "KeyboardInterrupt")
 
 
-class Closing(Control):
+class Closing(Handover):
     """A stream that can be brought to its end; :class:`~flask_llmstream.stream.Stream` drives it.
 
     :param source: iterable of items.
@@ -114,7 +114,10 @@ class Closing(Control):
     def _unwanted(self) -> bytes:
         """Between two items: the stream was cancelled, or its client has left."""
         self._unthrow()
+        body_is_open = self._take_leave()
         if self._cancellation is None:
+            if body_is_open:
+                raise StopIteration  # the source goes on when the server closes
             self._run_dry()
             raise leave_quietly(self._peer)
         self._close_source()

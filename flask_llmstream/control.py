@@ -178,6 +178,21 @@ class Control(TaggedOutlet, Producing):
             self._leave_at = self._runtime.now() + policy
             self._look_at(self._leave_at)
 
+    @property
+    def finish_reason(self) -> str:
+        """Why the model has stopped, as far as it has said."""
+        return self._finish_reason
+
+    @property
+    def departed(self) -> bool:
+        """Whether its own client has left."""
+        return self._gone
+
+    def go_on(self, until: float) -> None:
+        """Do not end it for want of a client before *until*: others read it."""
+        if self._leave_at < NEVER:
+            self._leave_at = max(self._leave_at, until)
+
     def _note_departure(self) -> None:
         self._gone = True
         if signals.client_disconnected.receivers:

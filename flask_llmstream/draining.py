@@ -2,7 +2,8 @@
 
 gunicorn tells a worker to go (SIGTERM, SIGHUP, ``max_requests``) and kills what is left when
 ``graceful_timeout`` is over, without running a single ``finally``. So open streams get most of that
-time to finish by themselves, and are ended with the failure ``shutdown`` shortly before it is up.
+time to finish by themselves, and are ended with the failure ``shutdown`` shortly before it is up. Readers
+of resumable streams are sent away at once, to follow from another worker.
 
 Decisions
     1. No hook is needed: the worker is found among the callers of the first stream, and its
@@ -99,6 +100,8 @@ class Drainage:
             self._ends_at = now + max(0.0, timeout - margin(timeout) - _PAUSE)
         if self._ends_at is None:
             return now + _PAUSE
+        if _others_come(self._worker):
+            _hand_over_all()
         if now >= self._ends_at:
             _end_all()
             return now + _PAUSE
@@ -116,6 +119,21 @@ class Drainage:
         arrived = getattr(self._worker, "PIPE", None)  # gets a byte from each signal
         if arrived and current_runtime().readable(arrived[0]):
             signal.pthread_kill(main, signal.SIGWINCH)
+
+
+def _others_come(worker: Any) -> bool:
+    """Whether somebody else takes connections while *worker* ends, or its listener is closed, too.
+
+    A worker that has had its ``max_requests`` is replaced when it has ended, and not before.
+    """
+    spent = getattr(worker, "nr", 0) >= getattr(worker, "max_requests", float("inf"))
+    return not spent or getattr(worker.cfg, "workers", 1) > 1
+
+
+def _hand_over_all() -> None:
+    sent = sum(stream.hand_over(going=True) for stream in current.streams())
+    if sent:
+        _log.info("%d readers are asked to come back elsewhere: their worker stops", sent)
 
 
 def _end_all() -> None:

@@ -50,6 +50,10 @@ class LLMStream:
         app.extensions["llmstream"] = LLMStreamState(settings)
         if not again:
             _add_commands(app)
+            if settings.url_prefix:
+                from flask_llmstream.views import make_blueprint
+
+                app.register_blueprint(make_blueprint(settings.url_prefix))
         if settings.retrofit:
             _retrofit(app, settings)
 

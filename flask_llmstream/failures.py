@@ -49,6 +49,7 @@ _PUBLIC: Dict[str, Tuple[int, str]] = {
     "upstream_interrupted": (502, "The model's answer was cut off."),
     "upstream_invalid": (502, "The model's provider sent something unreadable."),
     "output_invalid": (502, "The model's answer does not have the form that was asked for."),
+    "interrupted": (502, "The answer was interrupted."),
     "timeout": (504, "The answer took too long."),
     "shutdown": (503, "The service is restarting; try again."),
 }

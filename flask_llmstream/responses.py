@@ -236,6 +236,7 @@ def stream_response(
     padding: Optional[int] = None,
     status_hold: Optional[float] = None,
     max_duration: Optional[float] = None,
+    max_age: Optional[float] = None,
     release: Any = None,
     status: int = 200,
     headers: Optional[Mapping[str, str]] = None,
@@ -265,11 +266,15 @@ def stream_response(
     :param validate: when *schema* is looked at: ``"field"``, at each value that is complete, so that
         the model need not go on for nothing; ``"end"``, when it has ended. Defaults to ``"field"``.
     :param max_delay: seconds for which text may be held back by *chunk*.
+    :param resumable: write what is sent to the event log, so that a reader who has lost the connection gets
+        the rest, from any worker. Defaults to ``False``. See docs/resuming.md.
     :param on_disconnect: ``"cancel"``, ``"detach"`` or a number of seconds.
     :param heartbeat_interval: seconds of silence before a comment; 0 for none.
     :param padding: bytes of the first comment.
     :param status_hold: seconds for which the status line waits for the first item.
     :param max_duration: seconds after which the stream fails with ``timeout``; 0 for never.
+    :param max_age: seconds after which the connection of a resumable stream ends, so that its reader comes
+        back before somebody on the way cuts it; 0 for never.
     :param release: ``True`` gives back the Flask-SQLAlchemy session's connection before the stream
         begins; a callable without arguments is called instead; ``False`` for neither.
     :param status: HTTP status of a stream that begins well. Defaults to 200.
@@ -280,36 +285,80 @@ def stream_response(
     :raises ConfigurationError: for an option with an impossible value.
     """
     check_source(source)
-    if resumable:
-        raise ValueError("resumable streams are not available in this version; leave resumable=False")
     if not isinstance(status, int) or not 200 <= status < 300 or status in (204, 205):
         raise ValueError(f"a stream needs a status of 2xx that may have a body, got {status!r}")
     app = current_app._get_current_object()  # type: ignore[attr-defined]
+    if resumable:
+        from flask_llmstream import joining, resuming
+
+        on_disconnect = resuming.departure(on_disconnect, settings_of(app))
+    elif max_age:
+        raise ValueError(
+            f"max_age is {max_age!r}, but readers of this stream cannot come back for the rest; set"
+            " resumable=True, or take max_duration to end it"
+        )
     settings = settings_of(app).replace(
         max_delay=max_delay, on_disconnect=on_disconnect, heartbeat_interval=heartbeat_interval,
-        padding=padding, status_hold=status_hold, max_duration=max_duration, release=release,
+        padding=padding, status_hold=status_hold, max_duration=max_duration, max_age=max_age, release=release,
     )
     id = secrets.token_hex(8)
     encoder = _make_format(format, id, format_options)
     chunker = _make_chunker(encoder, chunk, structured, schema, validate)
+    recording = None
+    if resumable:
+        answer, recording = joining.take_up(app, settings, encoder, id, negotiated=format is None)
+        if answer is not None:
+            close = getattr(source, "close", None)
+            if close is not None:
+                close()  # it is not needed
+            return answer
+    inner = iter(source)
+    describe, around_end = callbacks_of(app, settings.expose_errors)
+    stream = Stream(
+        stream_with_context(inner) if has_request_context() else inner,
+        format=encoder if recording is None else recording.format, settings=settings, chunker=chunker,
+        describe=describe, around_end=around_end, sender=app, inner=inner,
+    )
+    stream.id = id
+    response = respond(app, stream, encoder, status, headers, negotiated=format is None)
+    if recording is not None:
+        recording.attach(stream, settings)
+        response.headers["Content-Location"] = recording.url
+    if settings.release:
+        response.llmstream_release = functools.partial(release_connections, app, settings.release)
+    return response
+
+
+def respond(
+    app: Any,
+    stream: Stream,
+    encoder: Any,
+    status: int = 200,
+    headers: Optional[Mapping[str, str]] = None,
+    *,
+    negotiated: bool,
+) -> Any:
+    """Return the response of *app* that sends *stream*.
+
+    :param encoder: its wire format.
+    :param status: HTTP status. Defaults to 200.
+    :param headers: further headers.
+    :param negotiated: whether the format was chosen by the request.
+    """
     response = with_mixin(StreamResponseMixin, app.response_class)(
         (), status=status, headers=stream_headers(encoder.content_type, headers, identity=True)
     )
     for name, value in getattr(encoder, "headers", ()):
         response.headers.setdefault(name, value)
-    if format is None:
+    if negotiated:
         _add_vary(response.headers)
-    inner = iter(source)
-    if settings.release:
-        response.llmstream_release = functools.partial(release_connections, app, settings.release)
-    describe, around_end = callbacks_of(app, settings.expose_errors)
-    response.llmstream = Stream(
-        stream_with_context(inner) if has_request_context() else inner,
-        format=encoder, settings=settings, chunker=chunker,
-        describe=describe, around_end=around_end, sender=app, inner=inner,
-    )
-    response.llmstream.id = id
+    response.llmstream = stream
     return response
+
+
+def negotiated_format() -> Any:
+    """Return the format object that this request asks for."""
+    return _make_format(None, secrets.token_hex(8), None)
 
 
 def check_source(source: Any) -> None:

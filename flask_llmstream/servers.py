@@ -18,7 +18,7 @@ from typing import Any, Callable, Mapping, NamedTuple, Optional, Tuple, Type
 from flask_llmstream.culprits import tracker_above
 from flask_llmstream.runtime import current_runtime
 
-__all__ = ["SERVERS", "Peer", "Server", "break_off", "find_peer", "leave_quietly"]
+__all__ = ["SERVERS", "Peer", "Server", "break_off", "end_body", "find_peer", "leave_quietly"]
 
 #: What has left must not hold the thread that writes to it for ever, in ms.
 _WRITE_TIMEOUT = 30000
@@ -273,6 +273,19 @@ def find_peer(environ: Mapping[str, Any], start_response: Any) -> Peer:
         if peer is not None:
             return peer
     return _UNKNOWN
+
+
+def end_body(writer: Any) -> None:
+    """End the body of an answer while the server still asks for more of it, if that can be done.
+
+    :param writer: what ``start_response`` has returned.
+    """
+    response: Any = getattr(writer, "__self__", None)
+    if type(response).__module__.startswith("gunicorn.http."):
+        try:
+            response.close()  # writes the last chunk, where the body has any
+        except OSError:
+            pass  # the client has left by itself
 
 
 def leave_quietly(peer: Peer) -> BaseException:

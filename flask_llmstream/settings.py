@@ -54,6 +54,22 @@ def _is_names(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and all(isinstance(name, str) for name in value)
 
 
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _is_owner(value: Any) -> bool:
+    return value is None or callable(value)
+
+
+def _is_prefix(value: Any) -> bool:
+    return isinstance(value, str) and (not value or value.startswith("/"))
+
+
 def _is_release(value: Any) -> bool:
     return value is None or isinstance(value, bool) or callable(value)
 
@@ -84,6 +100,12 @@ SETTINGS: Tuple[Setting, ...] = (
         "Seconds after which a stream is ended with the failure `timeout`; 0 means never.",
     ),
     Setting(
+        "max_age", 0.0, _is_duration, _SECONDS,
+        "Seconds after which the connection of a resumable stream is ended, a fifth of them earlier at"
+        " most, so that its reader comes back for the rest; 0 means never. Set it below the time after"
+        " which a platform cuts every request.",
+    ),
+    Setting(
         "idle_timeout", 0.0, _is_duration, _SECONDS,
         "Seconds without an item from the source after which a stream is ended with the failure"
         " `upstream_timeout`; 0 means never. Models that think may be silent for minutes.",
@@ -97,6 +119,38 @@ SETTINGS: Tuple[Setting, ...] = (
         "on_disconnect", "cancel", _is_policy, "'cancel', 'detach' or a number of seconds",
         "What happens when the client leaves: the source is cancelled, goes on to its end, or goes"
         " on for that many seconds.",
+    ),
+    Setting(
+        "event_log", "", _is_text, "a URL such as 'sqlite:////var/lib/app/streams.db'",
+        "Where resumable streams are kept: `memory://` (one worker), `sqlite:////path` (the workers of one"
+        " machine), `redis://host:6379/0` (many machines). Empty: a SQLite file in a temporary directory that"
+        " all workers of the machine share. See [Resuming](resuming.md).",
+    ),
+    Setting(
+        "grace", 30.0, _is_duration, _SECONDS,
+        "Seconds for which a resumable stream goes on when its last reader has left, where"
+        " `on_disconnect` does not say otherwise.",
+    ),
+    Setting(
+        "keep", 600.0, _is_duration, _SECONDS,
+        "Seconds for which a resumable stream can be read after its end.",
+    ),
+    Setting(
+        "keep_events", 5000, _is_count, "a number of 1 or more",
+        "Events of a resumable stream that are kept; the oldest go first.",
+    ),
+    Setting(
+        "keep_bytes", 1048576, _is_count, "a number of 1 or more",
+        "Bytes of a resumable stream that are kept.",
+    ),
+    Setting(
+        "owner", None, _is_owner, "None or a callable without arguments",
+        "Says whose a resumable stream is: called in each request, it returns a text. By default that"
+        " is the `Authorization` header, or else the user's session.",
+    ),
+    Setting(
+        "url_prefix", "/llmstream", _is_prefix, "a path that begins with a slash, or an empty text",
+        "Where the streams of the app can be followed and stopped; empty for nowhere.",
     ),
     Setting(
         "cancel_grace", 5.0, _is_duration, _SECONDS,
@@ -134,9 +188,17 @@ class Settings:
     padding: int
     max_delay: float
     max_duration: float
+    max_age: float
     idle_timeout: float
     slow_reader_timeout: float
     on_disconnect: Any
+    event_log: str
+    grace: float
+    keep: float
+    keep_events: int
+    keep_bytes: int
+    owner: Any
+    url_prefix: str
     cancel_grace: float
     expose_errors: bool
     release: Any

@@ -76,6 +76,16 @@ def cut_off(fd: int, runtime: Runtime) -> bool:
     return True
 
 
+def hang_up(fd: int) -> None:
+    """End the connection *fd*, behind what its buffer holds."""
+    try:
+        sock = _duplicate(fd)
+    except OSError:
+        return
+    with sock:
+        shut_down(sock)
+
+
 def _duplicate(fd: int) -> socket.socket:
     copy = os.dup(fd)
     try:

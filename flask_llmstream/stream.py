@@ -246,6 +246,7 @@ class Stream(Closing):
             self.wire.acquire()
         self._hold_until = now + settings.status_hold
         self._ends_at = now + settings.max_duration if settings.max_duration else NEVER
+        self._rotate_at = now + self.lasts
         self._ident = runtime.ident()
         current.enter(self._ident, self)
         self._state = "running"

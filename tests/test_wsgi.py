@@ -415,7 +415,7 @@ def test_source_that_is_no_source_is_refused(app: Flask, source: Any) -> None:
         ({"status": 404}, ValueError, "2xx that may have a body, got 404"),
         ({"status": 204}, ValueError, "got 204"),
         ({"status": "200"}, ValueError, "got '200'"),
-        ({"resumable": True}, ValueError, "resumable"),
+        ({"resumable": True}, RuntimeError, "app.secret_key"),
         ({"headers": {"Connection": "keep-alive"}}, ValueError, "Connection is hop-by-hop"),
         ({"headers": {"Content-Length": "5"}}, ValueError, "whole body beforehand"),
         ({"headers": {"X-A": "a\r\nSet-Cookie: b"}}, ValueError, "may not contain CR"),

@@ -4,8 +4,10 @@ Decisions
 
 1. The connection is opened by ``with``, or for the first event. So a refusal is raised where the
    stream is used, and a client that is never used costs nothing.
-2. A request with a side effect is sent once. Only a GET is repeated, and only where the server
-   gave ids, so that ``Last-Event-ID`` continues the answer: without them it would begin again.
+2. A request with a side effect is sent once. What has broken is followed where the server has
+   named it (``Content-Location`` of a resumable stream) with a GET, whatever began it. Else only a
+   GET is repeated, and only where the server gave ids, so that ``Last-Event-ID`` continues the
+   answer: without them it would begin again.
 3. An end without a terminal event is an error. The end of the connection says nothing: a
    close-delimited body that was cut looks like a complete one.
 4. :meth:`StreamClient.close` may be called from anywhere and returns at once. Whoever was reading
@@ -20,6 +22,7 @@ import threading
 from collections import deque
 from types import TracebackType
 from typing import Any, Callable, Deque, Dict, Iterator, Mapping, Optional, Sequence, Tuple, Type
+from urllib.parse import urljoin, urlsplit
 
 import requests
 from requests.structures import CaseInsensitiveDict
@@ -72,9 +75,10 @@ class StreamClient:
         to one of our own, closed with the stream.
     :param last_event_id: id of the last event that was seen in an earlier run; the server goes on
         after it. Defaults to none: from the beginning.
-    :param retries: how often in a row a broken GET is opened again, without any progress between,
-        before the failure is raised. Happens only where there is an id to go on from, waits as
-        long as the server says (``retry``, ``Retry-After``), longer each time. Defaults to 0.
+    :param retries: how often in a row a broken stream is opened again, without any progress between,
+        before the failure is raised. Happens only where that cannot begin a second answer: the
+        stream is resumable, or it is a GET with an id to go on from. Waits as long as the server
+        says (``retry``, ``Retry-After``), longer each time. Defaults to 0.
     :param idle_timeout: seconds without a single byte after which the stream counts as broken;
         heartbeats are bytes, so three of their intervals are right. ``None`` waits for ever.
         Defaults to 45.
@@ -87,7 +91,7 @@ class StreamClient:
     :param random: returns a number from 0 up to 1; spreads the reconnects of many clients.
     :param sleep: waits that many seconds before a reconnect. Defaults to a wait that
         :meth:`close` ends.
-    :raises ValueError: if *retries* is given for another method than GET, or *json* is no JSON.
+    :raises ValueError: if *json* is no JSON.
     """
 
     def __init__(
@@ -111,11 +115,6 @@ class StreamClient:
     ) -> None:
         self.url = url
         self.method = (method or ("GET" if json is None else "POST")).upper()
-        if retries and self.method != "GET":
-            raise ValueError(
-                f"retries={retries!r} with {self.method}: only a GET can be repeated without"
-                " starting a second answer; leave retries at 0"
-            )
         #: The answer of the server, ``None`` before the connection is open.
         self.response: Optional[requests.Response] = None
         #: Id of the last event that was handed out; give it to a later client to go on after it.
@@ -143,6 +142,9 @@ class StreamClient:
         self._sleep: Callable[[float], Any] = sleep or self._closing.wait
         self._opening = Opening()
         self._body: Optional[Body] = None
+        #: Where the stream can be followed, and the server's name for it.
+        self._following: Optional[str] = None
+        self._stream_id: Optional[str] = None
         self._decoder = SSEDecoder(max_buffer, on_heartbeat)
         self._decoder.last_event_id = self.last_event_id
         self._ready: Deque[Event] = deque()
@@ -259,9 +261,7 @@ class StreamClient:
     @property
     def stream_id(self) -> Optional[str]:
         """The server's name for this stream, ``None`` where it has none that others could use."""
-        location = "" if self.response is None else self.response.headers.get("Content-Location", "")
-        found = _STREAM_ID.search(location)
-        return None if found is None else found.group(1)
+        return self._stream_id
 
     def _step(self) -> None:
         """Get one step further: connect, or wait for the next bytes."""
@@ -299,7 +299,24 @@ class StreamClient:
         elif response.status_code == 204:
             self._over = True  # "there is nothing more": no failure, and not to be asked again
         elif not is_event_stream(response):
-            raise refused(body)
+            refusal = refused(body)
+            if refusal.status == 200 and "Content-Type" not in response.headers and not refusal.body:
+                # Python's http.client takes what there is of a head for the whole.
+                raise StreamInterrupted(f"{name} broke off inside the head of its answer")
+            raise refusal
+        else:
+            self._note_name(response)
+
+    def _note_name(self, response: requests.Response) -> None:
+        """Note where the stream can be followed, if the server says so."""
+        location = response.headers.get("Content-Location", "")
+        found = _STREAM_ID.search(location)
+        if found is not None:
+            self._stream_id = found.group(1)
+            url = urljoin(response.url, location)
+            # It will get the same credentials, so it must be who they are meant for.
+            if urlsplit(url)[:2] == urlsplit(self.url)[:2]:
+                self._following = url
 
     def _send(self) -> Optional[requests.Response]:
         # Asked here and not before: from here on close() finds the connection.
@@ -310,10 +327,14 @@ class StreamClient:
         last_event_id = self.last_event_id.encode("utf-8").strip()
         if last_event_id:
             headers["Last-Event-ID"] = last_event_id
+        method, url, content = self.method, self.url, self._content
+        if self._following is not None:
+            method, url, content = "GET", self._following, None
+            headers.pop("Content-Type", None)
         return self._session.request(
-            self.method,
-            self.url,
-            data=self._content,
+            method,
+            url,
+            data=content,
             headers=headers,
             timeout=self._timeout,
             stream=True,
@@ -347,6 +368,8 @@ class StreamClient:
         self._events += 1
         if event.id is not None:
             self.last_event_id = event.id
+        if event.event == "stream" and channel_of(event) is None and not fields_of(event).get("url", True):
+            self._following = None  # the server has lost what it would be resumed from
         if event.event is None or self._terminal is None or channel_of(event) is not None:
             return event  # what a channel says of itself does not hold for the stream
         if event.event == "usage":
@@ -370,7 +393,8 @@ class StreamClient:
             if exc.status not in _TRANSIENT:
                 return None
             retry_after = exc.retry_after
-        if self.closed or self.method != "GET" or not self.last_event_id:
+        repeatable = self.method == "GET" and self.last_event_id
+        if self.closed or not (self._following or repeatable):
             return None
         return self._backoff.next(None if self.retry is None else self.retry / 1000, retry_after)
 

@@ -116,7 +116,7 @@ def test_it_gives_up_with_the_last_failure(serve: Serve, connect: Any, waits: Wa
         pytest.param(cut_after(b"data: x\n\n"), {}, id="the server gives no ids"),
         pytest.param(cut_after(event(1), b"id\ndata: x\n\n"), {}, id="the server has taken its id back"),
         pytest.param(cut_after(event(1)), {"retries": 0}, id="nobody asked for it"),
-        pytest.param(cut_after(event(1)), {"retries": 0, "json": {}}, id="a POST"),
+        pytest.param(cut_after(event(1)), {"json": {}}, id="a POST"),
     ],
 )
 def test_a_request_that_would_begin_anew_is_not_repeated(
@@ -127,6 +127,66 @@ def test_a_request_that_would_begin_anew_is_not_repeated(
         with pytest.raises(StreamInterrupted):
             list(stream)
     assert len(server.requests) == 1
+
+
+def test_a_post_that_was_not_answered_is_not_repeated(serve: Serve, connect: Any) -> None:
+    server = serve(lambda exchange: None)
+    with pytest.raises(StreamInterrupted):
+        connect(server, json={}).open()
+    assert len(server.requests) == 1
+
+
+def named(*data: bytes, place: str = "/llmstream/streams/ab-cd") -> Callable[[Exchange], None]:
+    """Return a script that names the stream, sends *data* and breaks off."""
+
+    def script(exchange: Exchange) -> None:
+        exchange.head(Content_Location=place)
+        exchange.body(b"".join(data))
+
+    return script
+
+
+def test_a_post_is_followed_where_the_server_has_named_its_stream(serve: Serve, connect: Any) -> None:
+    server = serve(scripted(named(), cut_after(event(1), b"id: 2\ndata: ha"), complete(event(2))))
+    with connect(server, json={"question": 1}, headers={"Authorization": "Bearer x"}) as stream:
+        assert "".join(stream.text()) == "12"
+        assert stream.stream_id == "ab-cd"
+    asked = [(each.method, each.target, each.body) for each in server.requests]
+    assert [each[0] for each in asked] == ["POST", "GET", "GET"]
+    assert [each[1] for each in asked[1:]] == ["/llmstream/streams/ab-cd"] * 2
+    assert [each[2] for each in asked[1:]] == [b"", b""]
+    assert ids(server) == [None, None, "1"]
+    for each in server.requests:
+        assert each.headers["authorization"] == "Bearer x"
+        assert ("content-type" in each.headers) == (each.method == "POST")
+
+
+def test_credentials_go_to_nobody_else(serve: Serve, connect: Any) -> None:
+    other = serve(complete(event(2)))
+    server = serve(named(event(1), place=f"{other.url}/llmstream/streams/ab-cd"))
+    with connect(server, json={}) as stream:
+        with pytest.raises(StreamInterrupted):
+            list(stream)
+    assert not other.requests and len(server.requests) == 1
+
+
+def test_a_stream_that_the_server_has_lost_is_not_followed(serve: Serve, connect: Any) -> None:
+    lost = b'event: stream\ndata: {"url":null}\n\n'
+    server = serve(named(event(1), lost, b'data: {"text":"2"}\n\n'))
+    with connect(server, json={}) as stream:
+        with pytest.raises(StreamInterrupted):
+            list(stream)
+    assert len(server.requests) == 1
+
+
+def test_a_head_that_is_cut_is_no_refusal(serve: Serve, connect: Any) -> None:
+    def cut_head(exchange: Exchange) -> None:
+        exchange.send(b"HTTP/1.1 200 OK\r\nServer: x\r\nTransf")
+
+    server = serve(scripted(cut_after(event(1)), cut_head, complete(event(2))))
+    with connect(server) as stream:
+        assert "".join(stream.text()) == "12"
+    assert ids(server) == [None, "1", "1"]
 
 
 def test_an_id_from_an_earlier_run_is_enough(serve: Serve, connect: Any, waits: Waits) -> None:

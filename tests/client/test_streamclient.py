@@ -415,16 +415,9 @@ def test_a_server_that_never_ends_is_left_soon_after_its_last_event(serve: Serve
     assert closed == [True]
 
 
-@pytest.mark.parametrize(
-    "options, part",
-    [
-        pytest.param({"json": {}, "retries": 1}, "retries", id="retries of a POST"),
-        pytest.param({"json": float("nan")}, "NaN", id="NaN"),
-    ],
-)
-def test_what_cannot_work_is_refused_at_once(options: Dict[str, Any], part: str) -> None:
-    with pytest.raises(ValueError, match=part):
-        StreamClient("http://127.0.0.1:1/", **options)
+def test_what_cannot_work_is_refused_at_once() -> None:
+    with pytest.raises(ValueError, match="NaN"):
+        StreamClient("http://127.0.0.1:1/", json=float("nan"))
 
 
 @pytest.mark.parametrize("url", ["127.0.0.1/x", "ftp://127.0.0.1/x", "http://[::1", "http:///x"])

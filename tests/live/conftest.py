@@ -1,11 +1,20 @@
-"""What the live tests share: a place for the figures that they measure."""
+"""What the live tests share: a place for the figures that they measure, and logs for resumable streams."""
 
 from __future__ import annotations
 
 import statistics
-from typing import Any, Callable, List, Sequence
+import sys
+from pathlib import Path
+from typing import Any, Callable, Iterator, List, Sequence
 
 import pytest
+from coming_back import script_for
+
+from flask_llmstream.testing import ScriptedUpstream
+
+sys.path.append(str(Path(__file__).resolve().parent.parent / "eventlog"))
+
+from redis_servers import Server as RedisServer  # noqa: E402
 
 #: Lines for the end of the test run.
 _figures: List[str] = []
@@ -39,3 +48,31 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         terminalreporter.section("measured")
         for line in _figures:
             terminalreporter.write_line(line)
+
+
+@pytest.fixture(scope="session")
+def talker() -> Iterator[ScriptedUpstream]:
+    """A scripted model that says what its name asks for; see ``coming_back.words_of``."""
+    with ScriptedUpstream(script_for) as upstream:
+        yield upstream
+
+
+@pytest.fixture(scope="session")
+def lasting_redis(tmp_path_factory: Any) -> Iterator[RedisServer]:
+    """A redis-server that knows after a restart what it knew before."""
+    server = RedisServer(tmp_path_factory.mktemp("redis"), "--appendonly", "yes")
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture(scope="session")
+def log_urls(tmp_path_factory: Any, lasting_redis: RedisServer) -> Callable[[str], str]:
+    """Return a function that returns the URL of a log of that kind."""
+
+    def url(kind: str) -> str:
+        if kind == "sqlite":
+            return f"sqlite:///{tmp_path_factory.mktemp('log')}/streams.db"
+        return lasting_redis.url if kind == "redis" else "memory://"
+
+    return url
