@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import os
 import statistics
+import subprocess
+import tempfile
 import time
-from typing import Callable, Dict, List, NamedTuple, Optional, Set
+from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Set
 
 from benchmarks import jsondelta
 from benchmarks.apps.work import TOKENS, TURN
@@ -123,6 +127,39 @@ def _paced(found: List[Contender], sizes: Sizes, upstream: str) -> Figures:
     for each in found:
         _settle(each)
     return figures
+
+
+def _logged(kind: str) -> Callable[..., Figures]:
+    """Compare streams that are written to an event log to the same streams that are not."""
+
+    def measure_all(found: List[Contender], sizes: Sizes, upstream: str) -> Figures:
+        names = ["ours, plain", "ours, plain again", "ours, logged"]
+        with _event_log(kind) as url, contenders(upstream, names, url) as own:
+            figures = _paced(own, sizes, upstream)
+        return dict(zip(("bare", "bare again", "ours"), (figures[name] for name in names)))
+
+    return measure_all
+
+
+@contextlib.contextmanager
+def _event_log(kind: str) -> Iterator[str]:
+    with tempfile.TemporaryDirectory() as folder:
+        if kind == "sqlite":
+            yield f"sqlite:///{folder}/streams.db"
+            return
+        path = f"{folder}/redis.sock"
+        command = ["redis-server", "--port", "0", "--unixsocket", path, "--save", "", "--dir", folder]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        try:
+            deadline = time.monotonic() + 10
+            while not os.path.exists(path):
+                if time.monotonic() > deadline:
+                    raise RuntimeError("redis-server does not start")
+                time.sleep(0.01)
+            yield f"unix://{path}"
+        finally:
+            process.terminate()
+            process.wait()
 
 
 def _settle(each: Contender) -> None:
@@ -402,5 +439,14 @@ CASES = [
     Case(
         "encode", "ns per event", 1.4, 1.3, _encode,
         lambda sizes: "the encoder of sse for text, to a function that is one f-string (as bare)",
+    ),
+    Case(
+        "log, sqlite", "us CPU per event", 1.3, 1.3, _logged("sqlite"),
+        lambda sizes: f"{sizes.paced_streams} resumable streams in SQLite, {sizes.paced_rate:g} events/s"
+        " each, to the same without a log (as bare)",
+    ),
+    Case(
+        "log, redis", "us CPU per event", 1.5, 1.5, _logged("redis"),
+        lambda sizes: "the same in Redis",
     ),
 ]

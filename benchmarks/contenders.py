@@ -21,9 +21,13 @@ _CORES = sorted(os.sched_getaffinity(0))
 _GUNICORN = "worker_connections = 20000\nbacklog = 2048\naccesslog = None\n"
 
 #: The contenders, by the names that the report has for them, and their apps.
-_APPS = {"bare": "bare", "bare again": "bare", "bare + context": "bare", "ours": "ours"}
-_QUERIES = {"bare + context": "context=1"}
-NAMES = tuple(_APPS)
+_APPS = {
+    "bare": "bare", "bare again": "bare", "bare + context": "bare", "ours": "ours",
+    # For what one feature costs.
+    "ours, plain": "ours", "ours, plain again": "ours", "ours, logged": "ours",
+}
+_QUERIES = {"bare + context": "context=1", "ours, logged": "resumable=1"}
+NAMES = ("bare", "bare again", "bare + context", "ours")
 
 
 class Contender:
@@ -68,14 +72,19 @@ class Contender:
 
 
 @contextlib.contextmanager
-def contenders(upstream_url: str, names: Sequence[str] = NAMES) -> Iterator[List[Contender]]:
-    """Start a server for each of the contenders called *names*, all of them by default."""
+def contenders(
+    upstream_url: str, names: Sequence[str] = NAMES, event_log: str = "memory://"
+) -> Iterator[List[Contender]]:
+    """Start a server for each of the contenders called *names*.
+
+    :param event_log: where resumable streams are kept.
+    """
     with contextlib.ExitStack() as stack:
         found: List[Contender] = []
         for name in names:
             server = stack.enter_context(gunicorn_server(
                 f"benchmarks.apps.{_APPS[name]}:app", cwd=_ROOT, config_lines=_GUNICORN,
-                env={"BENCHMARK_UPSTREAM": upstream_url},
+                env={"BENCHMARK_UPSTREAM": upstream_url, "BENCHMARK_EVENT_LOG": event_log},
             ))
             found.append(Contender(name, server, _QUERIES.get(name, "")))
             os.sched_setaffinity(found[-1].pid, {_CORES[0]})

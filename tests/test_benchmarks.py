@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CASES = (
     "paced", "hot", "relay", "relay, bursts", "relay, single", "memory", "passing",
     "first byte", "leaving", "leaving, all", "json, text", "json, form", "json, growth",
+    "bytes", "bytes, single", "encode", "log, sqlite", "log, redis",
 )
 
 

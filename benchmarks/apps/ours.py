@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import requests
@@ -9,20 +10,21 @@ from flask import Flask, Response, jsonify, request
 from requests.adapters import HTTPAdapter
 
 from benchmarks.apps.work import TOKENS, UPSTREAM_URL, closings, hot, idle, paced
-from flask_llmstream import LLMStream, relay, stream
+from flask_llmstream import LLMStream, relay, stream, stream_response
 from flask_llmstream.upstream import openai_chat
 
 app = Flask(__name__)
-LLMStream(app)
+app.secret_key = "of the benchmarks"
+LLMStream(app, event_log=os.environ.get("BENCHMARK_EVENT_LOG", "memory://"))
 session = requests.Session()
 session.mount("http://", HTTPAdapter(pool_maxsize=1000))
 
 
 @app.route("/paced")
-@stream
 def paced_view() -> Any:
     """Stream at a steady rate for ever, in turns with others."""
-    return paced(TOKENS, request.args["clock"])
+    tokens = paced(TOKENS, request.args["clock"])
+    return stream_response(tokens, resumable="resumable" in request.args)
 
 
 @app.route("/hot")
