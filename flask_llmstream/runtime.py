@@ -210,7 +210,7 @@ class GreenletRuntime(Runtime):
         self._greenlet = greenlet.greenlet
         self.task = greenlet.getcurrent  # type: ignore[method-assign]
         self.lock = gevent.lock.Semaphore  # type: ignore[method-assign]
-        self.flag = gevent.event.Event  # type: ignore[method-assign]
+        self.flag = _make_flag_class(gevent.event.Event)  # type: ignore[method-assign]
         self._poll = _original("select", "poll") or select.poll
         loop = self._loop = self._hub.loop
         self._call_soon = getattr(loop, "run_callback_threadsafe", loop.run_callback)
@@ -283,6 +283,20 @@ class GreenletRuntime(Runtime):
 
     def unthrow(self) -> None:
         """Nothing is ever pending: :meth:`throw` has raised when it returns."""
+
+
+def _make_flag_class(event: Any) -> Any:
+    """Return gevent's Event, minus one way to wait for ever.
+
+    Whoever waits for a flag that is set, while those who waited before are being woken, is put
+    behind them without a timeout, and has been seen to stay there.
+    """
+
+    class Flag(event):  # type: ignore[misc]
+        def wait(self, timeout: Optional[float] = None) -> bool:
+            return self.is_set() or bool(super().wait(timeout))
+
+    return Flag
 
 
 class _NativeTurns(Turns):

@@ -411,3 +411,15 @@ def test_greenlet_that_blocks_is_interrupted_from_the_hub() -> None:
     assert isinstance(error, StreamCancelled) and error.reason == "timeout"
     assert in_hub == [True, True]
     runtime.unthrow()
+
+
+def test_flag_that_is_set_is_not_waited_for_behind_others_on_gevent() -> None:
+    """gevent would put the caller behind those who are just being woken, for whom no timeout counts."""
+    flag = GreenletRuntime().flag()
+    waiter = gevent.spawn(flag.wait)
+    gevent.sleep(0)
+    flag.set()  # the waiter is told with the hub's next turn
+    assert flag.wait(0)
+    assert not waiter.dead, "nobody else has run"
+    waiter.join(5)
+    assert waiter.value is True
