@@ -35,8 +35,8 @@ ifeq ($(strip $(ARGS)),)
 # Not `pytest --cov`: the package must not be imported before measuring starts.
 test: lint
 	@rm -f .coverage .coverage.*
-	$(BIN)/coverage run -m pytest -m "(live or browser) and not servers and not slow"
-	$(BIN)/coverage run -m pytest -n 2 -m "not (live or browser or servers or slow)"
+	$(BIN)/coverage run -m pytest tests/live tests/browser -m "not slow"
+	$(BIN)/coverage run -m pytest -n 2 --ignore=tests/live --ignore=tests/browser -m "not (servers or slow)"
 	@$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 	$(BIN)/coverage report --include='flask_llmstream/sansio/*' --fail-under=100

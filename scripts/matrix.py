@@ -45,6 +45,9 @@ SELECTIONS = {
         "tests/live", "tests/neighbours", "--ignore=tests/live/test_redis_pool.py",
         "-m", f"not ({ELSEWHERE})",
     ],
+    # The least of them: who leaves, who ends, and what arrives.
+    "vital": [f"tests/live/test_{name}.py" for name in ("leaving", "endings", "integrity", "retrofit")]
+    + ["-m", f"not ({ELSEWHERE})"],
     "quick": ["tests", "-m", f"not ({ELSEWHERE})"],
     "all": ["tests", "-m", "not checkout"],
 }

@@ -19,6 +19,7 @@ sys.exit(pytest.main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["memory.py::TestMemoryEventLog", "sqlite.py::TestSQLiteEventLog"])
 def test_contract_is_kept_on_greenlets(which: str, tmp_path: Path) -> None:
     environment = dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, sys.path)))

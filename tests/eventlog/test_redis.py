@@ -52,6 +52,7 @@ sys.exit(pytest.main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 def test_contract_is_kept_on_greenlets() -> None:
     pytest.importorskip("gevent")
     names = "TestRedisEventLog or thousand or server_that_is_gone or cancelled or wake_up"
@@ -545,6 +546,7 @@ def _text(answer: Any) -> str:
     return answer.decode() if isinstance(answer, bytes) else str(answer)
 
 
+@pytest.mark.slow
 class TestRedisClusterEventLog(EventLogContract):
     """On a cluster."""
 

@@ -15,7 +15,7 @@ from asking import APPS, events_of
 from flask_llmstream.testing import LiveServer, gunicorn_server, send_request, wait_until
 from flask_llmstream.testing.upstreams import ScriptedUpstream, done, silence, tokens, wait
 
-pytestmark = pytest.mark.live
+pytestmark = [pytest.mark.live, pytest.mark.slow]
 
 #: Seconds.
 IDLE, LONGEST, SLOW = 0.8, 4.0, 1.2

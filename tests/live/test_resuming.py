@@ -14,7 +14,7 @@ from resumed import begin, closed, last_id, read_all, running, serving
 
 from flask_llmstream.testing import LiveServer, ScriptedUpstream, wait_until
 
-pytestmark = [pytest.mark.live, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.live, pytest.mark.slow, pytest.mark.timeout(180)]
 
 READERS = 200
 CUTS = 5

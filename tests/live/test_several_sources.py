@@ -175,6 +175,7 @@ def test_each_source_has_the_contexts_of_the_request(server: LiveServer) -> None
     assert torn == (2 if early else 1)
 
 
+@pytest.mark.slow
 def test_source_that_never_waits_starves_nobody(server: LiveServer, measured: Callable[..., None]) -> None:
     with ThreadPoolExecutor(1) as pool:
         reading = pool.submit(read, server, "/fairness?count=60000")
@@ -211,6 +212,7 @@ def test_text_of_each_channel_is_whole_among_heartbeats(server: LiveServer, chun
         assert ends(events) == {"a": "done", "b": "done", "c": "done", None: "done"}
 
 
+@pytest.mark.slow
 def test_many_streams_leave_nothing_behind(server: LiveServer, noticed: Callable[[str], None]) -> None:
     path = "/texts?count=8"
 

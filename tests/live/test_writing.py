@@ -65,6 +65,7 @@ def test_burst_of_an_upstream_leaves_in_few_writes(
     assert len(pieces) <= 64
 
 
+@pytest.mark.slow
 def test_generator_that_never_blocks_starves_nobody(
     server: LiveServer, measured: Callable[..., None], noticed: Callable[[str], None]
 ) -> None:

@@ -7,6 +7,7 @@ from splitting import decode_every_way
 
 from flask_llmstream.sansio.chunkers import SentenceChunker
 from flask_llmstream.sansio.chunkers.abbreviations import MAY_END, NEVER_END, TITLES
+from flask_llmstream.sansio.chunkers.stops import find_end
 
 CASES = {
     "two": "One. |Two.",
@@ -137,3 +138,12 @@ def test_abbreviation_that_may_end_a_sentence():
     for word in sorted(MAY_END):
         assert SentenceChunker().feed(f"It is {word}. The one. X") == [f"It is {word}. ", "The one. "], word
         assert SentenceChunker().feed(f"It is {word}. Paris. X") == [f"It is {word}. Paris. "], word
+
+
+@pytest.mark.parametrize("before, behind, ends", [
+    ("We like apples, etc", " (", False), ("J", " — ", False), ("usw", " 1", False),
+    ("on the 3", " (", True), ("am 3", " — ", True),
+])
+def test_no_word_behind_the_stop(before: str, behind: str, ends: bool) -> None:
+    """What ends many sentences ends none then; the number of a day does."""
+    assert (find_end(before, ".", behind) == 1) is ends
