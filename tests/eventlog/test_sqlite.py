@@ -305,7 +305,8 @@ def test_many_processes_make_the_file_at_once(path: Path) -> None:
 def test_child_of_a_fork_opens_its_own(path: Path) -> None:
     said = run(
         """
-        import os, sys, threading, time
+        import os, sys, threading, time, warnings
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12: threads and fork() do not go well
         from flask_llmstream.eventlog import open_log
 
         log = open_log(f"sqlite:///{sys.argv[1]}")
