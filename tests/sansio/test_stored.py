@@ -98,3 +98,8 @@ def test_any_bytes_are_read_or_refused(data: bytes) -> None:
         load(data)
     except DecodeError:
         pass
+
+
+def test_end_of_a_channel_keeps_what_it_has_cost() -> None:
+    for end in (ChannelDone("stop", e.Usage(7, 2, 1, 3)), ChannelDone("length")):
+        assert load(store(Tagged("a", end))) == Tagged("a", end)
