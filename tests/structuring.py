@@ -19,6 +19,19 @@ def ask(upstream: ScriptedUpstream, *script: Any) -> Any:
     return openai_chat("scripted", [{"role": "user", "content": "A form, please."}], base_url=upstream.url)
 
 
+class Writes:
+    """Counts the writes of a server; the first waits for all that *upstream* says, so that it is a burst."""
+
+    def __init__(self, upstream: ScriptedUpstream) -> None:
+        self._upstream = upstream
+        self.count = 0
+
+    def __call__(self) -> None:
+        if not self.count:
+            self._upstream.wait_for(lambda upstream: upstream.exchanges and upstream.exchanges[0].completed)
+        self.count += 1
+
+
 def rebuilt(data: bytes) -> JsonDocument:
     """Return the document that a client makes of *data*."""
     document = JsonDocument()

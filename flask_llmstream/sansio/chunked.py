@@ -25,7 +25,8 @@ class ChunkedDecoder:
     """Takes the bytes of a chunked body in any pieces and returns what they carry.
 
     :attr:`done` says when the last chunk and its trailer have been seen; what came after that
-    is in :attr:`unused`. Trailer fields are dropped.
+    is in :attr:`unused`. Trailer fields are dropped. :attr:`broken` says that the framing is
+    broken, and so nobody can say where the body goes on.
 
     :param left: bytes that are left of a chunk that was read in part elsewhere; 0 where just its
         line break is left. Defaults to ``None``: the size of a chunk comes next.
@@ -36,6 +37,8 @@ class ChunkedDecoder:
         self.done = False
         #: Bytes after the end of the body.
         self.unused = b""
+        #: What is wrong with the framing, if anything.
+        self.broken = ""
         self._left = left or 0
         self._in_trailer = False
         # True between a chunk's last byte and the line break that must follow it.
@@ -47,9 +50,12 @@ class ChunkedDecoder:
     def feed(self, data: bytes) -> bytes:
         """Return what *data* carries, which may be nothing.
 
-        :raises DecodeError: if the framing is broken; what came before is lost, as nobody can
-            say any more where the body goes on.
+        Where the framing breaks it is what came before, and :attr:`broken` is set.
+
+        :raises DecodeError: if it was set before.
         """
+        if self.broken:
+            raise DecodeError(self.broken)
         if self.done:
             self.unused += data
             return b""
@@ -62,29 +68,32 @@ class ChunkedDecoder:
         payload: List[bytes] = []
         position = 0
         whole = True  # many chunks at once, as soon as one begins
-        while True:
-            if self._left:
-                piece = data[position : position + self._left]
-                if not piece:
-                    break
-                payload.append(piece)
-                position += len(piece)
-                self._left -= len(piece)
+        try:
+            while True:
                 if self._left:
+                    piece = data[position : position + self._left]
+                    if not piece:
+                        break
+                    payload.append(piece)
+                    position += len(piece)
+                    self._left -= len(piece)
+                    if self._left:
+                        break
+                    self._at_break = True
+                elif whole and not (self._at_break or self._in_trailer):
+                    whole = False
+                    position += self._take_whole_chunks(data[position:], payload)
+                end = data.find(b"\n", position)
+                if end < 0:
+                    self._keep(data[position:])
                     break
-                self._at_break = True
-            elif whole and not (self._at_break or self._in_trailer):
-                whole = False
-                position += self._take_whole_chunks(data[position:], payload)
-            end = data.find(b"\n", position)
-            if end < 0:
-                self._keep(data[position:])
-                break
-            line, position = data[position:end], end + 1
-            if self._take_line(line[:-1] if line.endswith(b"\r") else line):
-                self.done = True
-                self.unused = data[position:]
-                break
+                line, position = data[position:end], end + 1
+                if self._take_line(line[:-1] if line.endswith(b"\r") else line):
+                    self.done = True
+                    self.unused = data[position:]
+                    break
+        except DecodeError as error:
+            self.broken = str(error)
         return payload[0] if len(payload) == 1 else b"".join(payload)
 
     def _take_whole_chunks(self, data: bytes, payload: List[bytes]) -> int:

@@ -8,8 +8,9 @@ A client gets one with each event (``id:``) and sends the last one back (``Last-
 nothing of its owner, who takes part in the signature only.
 
 Decisions
-    1. One key for each stream and owner, derived from the app's secret; it signs the sequence. So an
-       event costs one keyed hash of a few bytes, and nothing has to be stored to check a cursor.
+    1. One key for each stream and owner, derived from the app's secret; it signs the sequence. So
+       nothing has to be stored to check a cursor. One keyed hash is long enough for the signatures
+       of five events, each of which has a part of it for itself.
     2. One answer for whatever is wrong with a cursor: who guesses should not learn how close.
 """
 
@@ -34,6 +35,8 @@ _CURSOR = re.compile(r"v1\.([0-9a-f]{16,64})\.([0-9]{1,9})\.([0-9]{1,15})\.([0-9
 _TICKET = re.compile(r"([0-9a-f]{16,64})-([0-9a-f]{24})")
 #: Bytes of a signature: 2 ** 96 guesses.
 _SIGNATURE = 12
+#: Signatures in one hash, and the characters of each.
+_IN_ONE, _LENGTH = 5, 2 * _SIGNATURE
 
 
 class Cursor(NamedTuple):
@@ -48,18 +51,24 @@ class Cursor(NamedTuple):
 class Cursors:
     """Writes the cursors of one stream for one owner."""
 
-    __slots__ = ("_head", "_copy")
+    __slots__ = ("_head", "_key", "_begin", "_hash")
 
     def __init__(self, head: str, key: bytes) -> None:
         self._head = head
-        # What takes in the key once: there is one cursor for each token.
-        self._copy = blake2b(key=key, digest_size=_SIGNATURE).copy
+        self._key = key
+        #: The first number whose signature is in the hash; there is one cursor for each token.
+        self._begin = -_IN_ONE
+        self._hash = ""
 
     def at(self, sequence: int) -> str:
         """Return the cursor behind the event with that number."""
-        signature = self._copy()
-        signature.update(b"%d" % sequence)
-        return f"{self._head}{sequence}.{signature.hexdigest()}"
+        place = sequence - self._begin
+        if not 0 <= place < _IN_ONE:
+            place = sequence % _IN_ONE
+            self._begin = sequence - place
+            self._hash = _sign_all(self._key, sequence)
+        place *= _LENGTH
+        return f"{self._head}{sequence}.{self._hash[place:place + _LENGTH]}"
 
 
 class CursorKeys:
@@ -90,8 +99,8 @@ class CursorKeys:
             raise BadCursor("this is no cursor of a stream; leave it out to begin anew")
         stream, epoch, sequence, signature = found.groups()
         for key in self._keys:
-            expected = _sign(_stream_key(key, stream, int(epoch), owner), sequence.encode())
-            if hmac.compare_digest(expected, signature):
+            cursors = Cursors("", _stream_key(key, stream, int(epoch), owner))
+            if hmac.compare_digest(cursors.at(int(sequence)), f"{sequence}.{signature}"):
                 return Cursor(stream, int(epoch), int(sequence))
         raise BadCursor("this is no cursor of a stream; leave it out to begin anew")
 
@@ -115,6 +124,12 @@ class CursorKeys:
 
 def _stream_key(key: bytes, stream: str, epoch: int, owner: str) -> bytes:
     return blake2b(_bytes("stream", stream, str(epoch), owner), key=key, digest_size=32).digest()
+
+
+def _sign_all(key: bytes, sequence: int) -> str:
+    """Return the signatures of *sequence* and its neighbours."""
+    group = b"%d" % (sequence // _IN_ONE)
+    return blake2b(group, key=key, digest_size=_IN_ONE * _SIGNATURE).hexdigest()
 
 
 def _sign(key: bytes, data: bytes) -> str:

@@ -12,11 +12,12 @@ streams) are sent only where they are named.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from importlib import import_module
 from inspect import signature
 from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Pattern, Tuple
 
-__all__ = ["DEFAULT", "format_names", "make_format", "negotiate", "register_format"]
+__all__ = ["DEFAULT", "format_names", "is_format", "make_format", "negotiate", "register_format"]
 
 #: What is sent where nobody asks for anything else.
 DEFAULT = "sse"
@@ -46,6 +47,9 @@ _PARAMETERS = (("charset", "utf-8"),)
 
 #: Those that say when the answer was made, in an argument of that name.
 _DATED = ("openai", "openai-responses")
+
+#: So many different ``Accept`` fields are remembered, of so many characters at most.
+_REMEMBERED, _LONGEST = 256, 512
 
 #: Formats of users' own.
 _factories: Dict[str, Callable[[], Any]] = {}
@@ -108,11 +112,17 @@ def register_format(name: str, factory: Callable[[], Any], *, media_type: Option
         offers.append((media_type, name))
     _factories[name] = factory
     _OFFERS[:] = offers
+    _choose.cache_clear()
 
 
 def format_names() -> List[str]:
     """Return the names of all formats, sorted."""
     return sorted({*_BUILT_IN, *_factories})
+
+
+def is_format(name: str) -> bool:
+    """Say whether there is a format of that name."""
+    return name in _BUILT_IN or name in _factories
 
 
 def make_format(
@@ -133,13 +143,21 @@ def make_format(
     if name not in _BUILT_IN:
         raise ValueError(f"there is no wire format {name!r}; there are: {', '.join(format_names())}")
     path, arguments = _BUILT_IN[name]
-    module, _, attribute = path.partition(".")
-    factory = getattr(import_module(f"flask_llmstream.sansio.{module}"), attribute)
+    factory = _built_in(path)
+    if not arguments and not options:
+        return factory()
     given: Dict[str, Any] = {"created": created} if name in _DATED else {}
     if id is not None:
         given.update((key, pattern.format(id=id)) for key, pattern in arguments.items())
     given.update(_checked(name, factory, options))
     return factory(**given)
+
+
+@lru_cache(maxsize=None)
+def _built_in(path: str) -> Callable[..., Any]:
+    module, _, attribute = path.partition(".")
+    factory: Callable[..., Any] = getattr(import_module(f"flask_llmstream.sansio.{module}"), attribute)
+    return factory
 
 
 def _checked(
@@ -166,6 +184,12 @@ def negotiate(accept: Optional[str]) -> str:
     """
     if not accept or accept == "*/*":
         return DEFAULT
+    # A few clients send nearly all of them, each always the same. Who sends more is not remembered.
+    return _choose(accept) if len(accept) <= _LONGEST else _choose.__wrapped__(accept)
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _choose(accept: str) -> str:
     ranges = _parse(accept)
     best, best_weight = DEFAULT, 0.0
     for media_type, name in _OFFERS:

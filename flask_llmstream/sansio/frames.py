@@ -19,14 +19,19 @@ A body is a sequence of frames, and a frame is six bytes and a payload::
     7   event      JSON {"data":…,"event":"…","id":"…","retry":1000}
     8   done       JSON {"reason":"stop","usage":{…} or null}
     9   failed     JSON {"message":"…","code":"…","retryable":false}
+    10  cursor     ASCII: whoever has the frame behind it, whole, comes back with this for the rest
 
 JSON is in UTF-8, with the fields of the native format (:mod:`flask_llmstream.sansio.native`).
 Where there are channels, a ``custom`` frame of channel 0 comes before anything of theirs, and says what
-they are called: ``{"name":"channels","data":["a","b"]}``, in the order of their numbers, from 1.
+they are called: ``{"name":"channels","data":["a","b"]}``, in the order of their numbers, from 1. More
+may be announced later, with a list that begins with those so far.
 ``done`` and ``failed`` with a number end that channel; those of channel 0 end the stream.
 
 ``TextDelta("Hi")`` is ``00 00 00 02 01 00 48 69``. No frame ends inside a character. Every stream
 ends in exactly one ``done`` or ``failed``. Readers pass over kinds that they do not know.
+
+Decision: the cursor stands in front of what it is the cursor of, in a frame of its own. Who does not
+resume passes over it; who does believes it only with the next frame, so no cut can come between them.
 """
 
 from __future__ import annotations
@@ -41,7 +46,7 @@ from flask_llmstream.sansio.jsontext import dump_bytes
 from flask_llmstream.sansio.utf8 import HalvesJoined, plain_utf8
 from flask_llmstream.sansio.wire import WireFormat, event_fields
 
-__all__ = ["KINDS", "Frame", "FrameDecoder", "FramesFormat"]
+__all__ = ["KINDS", "Frame", "FrameDecoder", "FramesFormat", "with_cursor"]
 
 #: Names of the kinds, in the order of their numbers.
 KINDS = ("comment", "text", "reasoning", "tool", "json", "usage", "custom", "event", "done", "failed")
@@ -49,6 +54,7 @@ KINDS = ("comment", "text", "reasoning", "tool", "json", "usage", "custom", "eve
 _HEAD = Struct(">IBB")
 _NUMBERS = {name: number for number, name in enumerate(KINDS)}
 _COMMENT, _TEXT, _REASONING = range(3)
+_CURSOR = len(KINDS)
 
 
 class FramesFormat(WireFormat):
@@ -98,7 +104,7 @@ class FramesFormat(WireFormat):
 
     def _announce(self, names: Tuple[str, ...]) -> bytes:
         super()._announce(names)
-        return self._named("custom", {"name": "channels", "data": list(names)})
+        return self._named("custom", {"name": "channels", "data": list(self._channels or ())})
 
     def _rest(self) -> bytes:
         said = super()._rest()
@@ -109,20 +115,37 @@ class FramesFormat(WireFormat):
         return said
 
 
+def with_cursor(frames: bytes, cursor: str) -> bytes:
+    """Return *frames* with the cursor of the last of them in front of it.
+
+    :param frames: one or more, whole.
+    """
+    at = 0
+    while True:
+        end = at + _HEAD.size + _HEAD.unpack_from(frames, at)[0]
+        if end >= len(frames):
+            break
+        at = end
+    head = _HEAD.pack(len(cursor), _CURSOR, 0)
+    return b"%b%b%b%b" % (frames[:at], head, cursor.encode("ascii"), frames[at:])
+
+
 class Frame(Value):
     """One frame as it was read.
 
     :param kind: one of :data:`KINDS`, never ``comment``.
     :param data: ``str`` for ``text`` and ``reasoning``, else the JSON value.
     :param channel: 0 to 255.
+    :param cursor: with which to come back for what follows; ``None`` where that is not said.
     """
 
-    __slots__ = ("kind", "data", "channel")
+    __slots__ = ("kind", "data", "channel", "cursor")
 
-    def __init__(self, kind: str, data: Any, channel: int = 0) -> None:
+    def __init__(self, kind: str, data: Any, channel: int = 0, cursor: Optional[str] = None) -> None:
         self.kind = kind
         self.data = data
         self.channel = channel
+        self.cursor = cursor
 
 
 class FrameDecoder:
@@ -145,6 +168,7 @@ class FrameDecoder:
     def reset(self) -> None:
         """Get ready for a new stream."""
         self._held = bytearray()  # a frame that is still arriving; never longer than one may be
+        self._cursor: Optional[str] = None  # of the next frame
         self._error: Optional[WireError] = None
         self._flushed = False
 
@@ -177,8 +201,12 @@ class FrameDecoder:
                 if kind == _COMMENT:
                     if self._on_comment is not None:
                         self._on_comment(held[begin:at].decode("utf-8", "replace"))
-                elif kind < len(KINDS):
-                    frames.append(Frame(KINDS[kind], _read(kind, bytes(held[begin:at])), channel))
+                elif kind == _CURSOR:
+                    self._cursor = _read(kind, bytes(held[begin:at]))
+                elif kind < _CURSOR:
+                    value = _read(kind, bytes(held[begin:at]))
+                    frames.append(Frame(KINDS[kind], value, channel, self._cursor))
+                    self._cursor = None
         except WireError as error:
             # Lets go of the memory, which a traceback would hold on to.
             held = self._held = bytearray()
@@ -208,14 +236,16 @@ class FrameDecoder:
 
 
 def _read(kind: int, payload: bytes) -> Any:
+    is_text = kind <= _REASONING or kind == _CURSOR
     try:
         text = payload.decode()
-        return text if kind <= _REASONING else _decode_json(text)
+        return text if is_text else _decode_json(text)
     except (ValueError, RecursionError):
         # Also what is nested deeper than Python's stack, or a number of thousands of digits.
-        wanted = "UTF-8" if kind <= _REASONING else "JSON in UTF-8"
+        wanted = "UTF-8" if is_text else "JSON in UTF-8"
     # Without what was seen, and without the error that holds it: it may be somebody's answer.
-    raise DecodeError(f"the payload of a {KINDS[kind]} frame is not {wanted}")
+    name = "cursor" if kind == _CURSOR else KINDS[kind]
+    raise DecodeError(f"the payload of a {name} frame is not {wanted}")
 
 
 def _no_constant(name: str) -> Any:

@@ -3,6 +3,8 @@
 Decisions: 1. ``Connection`` and its kin are refused rather than dropped: they belong to the
 server (PEP 3333), some servers answer 500 to them, and every old recipe for streaming sets one.
 2. ``no-transform`` stands in ``Cache-Control`` because compressing hops hold back what they compress.
+3. ``nosniff``: to look for HTML in it, Chromium holds the first KiB of ``text/plain`` back from an
+XMLHttpRequest, which is all of a short answer.
 """
 
 from __future__ import annotations
@@ -12,13 +14,18 @@ from calendar import monthrange, timegm
 from email.utils import parsedate_tz
 from typing import Iterable, List, Mapping, Optional, Tuple, Union
 
-__all__ = ["Headers", "adopted_headers", "essence", "parse_retry_after", "stream_headers"]
+__all__ = [
+    "Headers", "adopted_headers", "check_passed", "essence", "may_pass", "parse_retry_after",
+    "stream_headers",
+]
 
 #: What callers may pass: a mapping, or pairs where a name may come twice.
 Headers = Union[Mapping[str, str], Iterable[Tuple[str, str]]]
 
 _CACHE_CONTROL = "no-cache, no-transform"
-_NO_BUFFERING = ("X-Accel-Buffering", "no")
+_OURS = (
+    ("Cache-Control", _CACHE_CONTROL), ("X-Accel-Buffering", "no"), ("X-Content-Type-Options", "nosniff"),
+)
 
 #: https://www.rfc-editor.org/rfc/rfc9110#section-7.6.1 and the names of older ones.
 _HOP_BY_HOP = frozenset(
@@ -40,6 +47,8 @@ _NEEDS_WHOLE_BODY = frozenset(("content-length", "etag"))
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _FORBIDDEN_IN_VALUE = re.compile("[\r\n\0]")
+#: Latin-1 without control characters; servers answer the others with 500, or send them.
+_FOREIGN = re.compile("[\t -~\xa0-\xff]*")
 # Ten digits are three centuries; "inf", "1e9" and signs are not what RFC 9110 means.
 _SECONDS = re.compile(r"[0-9]{1,10}(\.[0-9]{1,9})?")
 
@@ -56,15 +65,13 @@ def stream_headers(
     :raises ValueError: for a field that a stream cannot have, or that would break the message.
     :raises TypeError: for a name or value that is not a ``str``.
     """
-    given = _checked(extra)
-    names = {name.lower() for name, _ in given}
-    ours = [
-        ("Content-Type", content_type),
-        ("Cache-Control", _CACHE_CONTROL),
-        _NO_BUFFERING,
-    ]
+    ours = [("Content-Type", content_type), *_OURS]
     if identity:
         ours.append(("Content-Encoding", "identity"))
+    if extra is None:
+        return ours
+    given = _checked(extra)
+    names = {name.lower() for name, _ in given}
     return [field for field in ours if field[0].lower() not in names] + given
 
 
@@ -75,7 +82,7 @@ def adopted_headers(headers: Iterable[Tuple[str, str]]) -> List[Tuple[str, str]]
     must not start to fail. All else stays as the route has set it.
     """
     kept = []
-    missing = {"cache-control": ("Cache-Control", _CACHE_CONTROL), "x-accel-buffering": _NO_BUFFERING}
+    missing = {field[0].lower(): field for field in _OURS}
     for name, value in headers:
         lower = name.lower()
         if lower in _HOP_BY_HOP or lower in _NEEDS_WHOLE_BODY:
@@ -85,6 +92,25 @@ def adopted_headers(headers: Iterable[Tuple[str, str]]) -> List[Tuple[str, str]]
             value = f"{value}, no-transform" if value.strip() else _CACHE_CONTROL
         kept.append((name, value))
     return kept + list(missing.values())
+
+
+def may_pass(value: str) -> bool:
+    """Say whether *value*, which somebody else has sent in a header field, may be sent on in one."""
+    return _FOREIGN.fullmatch(value) is not None
+
+
+def check_passed(names: Iterable[str]) -> List[str]:
+    """Return *names* of header fields of somebody else's answer in lower case.
+
+    :raises ValueError: for one that says how that answer's body is sent, and so nothing true of ours.
+    """
+    passed = [name.lower() for name in names]
+    for name in passed:
+        if name in _HOP_BY_HOP or name in _NEEDS_WHOLE_BODY or name == "content-encoding":
+            raise ValueError(
+                f"{name} of another answer cannot be passed on: it says how that body was sent; leave it out"
+            )
+    return passed
 
 
 def essence(content_type: Optional[str]) -> str:
@@ -123,9 +149,7 @@ def _parse_http_date(text: str) -> int:
     return timegm((year, month, day, hour, minute, second, 0, 0, 0)) - (parsed[9] or 0)
 
 
-def _checked(headers: Optional[Headers]) -> List[Tuple[str, str]]:
-    if headers is None:
-        return []
+def _checked(headers: Headers) -> List[Tuple[str, str]]:
     pairs = headers.items() if isinstance(headers, Mapping) else headers
     return [_check(name, value) for name, value in pairs]
 

@@ -3,6 +3,9 @@
 Decisions: 1. NaN and Infinity are refused: ``json`` writes them as words that no browser parses.
 2. A lone surrogate is written as its escape ``\\udXXX``: models emit halves of a pair in two
 deltas, UTF-8 has no bytes for one, and a browser that appends both texts gets the character.
+3. So are the characters at which any language's idea of a line ends. Python's ``str.splitlines()``,
+and with it ``iter_lines()`` of httpx and of ``requests`` (``decode_unicode=True``), cuts at U+0085,
+U+2028 and U+2029: for such a reader a model that writes one could begin a line of its own.
 """
 
 from __future__ import annotations
@@ -36,9 +39,13 @@ def dump(value: Any) -> str:
 
 
 def to_utf8(text: str) -> bytes:
-    """Encode JSON *text*, escaping what UTF-8 has no bytes for."""
-    # A surrogate can only stand inside a JSON string, and there this handler's "\udXXX" is
-    # just the escape that JSON wants. It costs nothing where there is none.
+    """Encode JSON *text*, escaping what UTF-8 has no bytes for, and what ends a line somewhere."""
+    if text.isascii():
+        return text.encode()
+    # They can only stand inside a JSON string. All control characters of ASCII are escaped already.
+    if "\u2028" in text or "\u2029" in text or "\x85" in text:
+        text = text.replace("\x85", "\\u0085").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+    # So can a surrogate, and there this handler's "\udXXX" is just the escape that JSON wants.
     return text.encode("utf-8", "backslashreplace")
 
 

@@ -23,7 +23,7 @@ from __future__ import annotations
 from typing import Any, Dict, Optional
 
 from flask_llmstream.sansio import sse
-from flask_llmstream.sansio.events import Event, TextDelta
+from flask_llmstream.sansio.events import Event, TextDelta, Usage
 from flask_llmstream.sansio.jsontext import dump, quote, to_utf8
 from flask_llmstream.sansio.wire import WireFormat, tagged_fields, usage_fields
 
@@ -52,10 +52,14 @@ class SSEFormat(WireFormat):
         if not text:
             return b""
         event = f'data: {{"text":{quote(text)}}}\n\n'
-        try:
-            return event.encode()
-        except UnicodeEncodeError:
-            return to_utf8(event)  # half of a pair; to ask for this at once costs every token a tenth
+        return event.encode() if event.isascii() else to_utf8(event)
+
+    def done(self, reason: str, usage: Optional[Usage] = None) -> bytes:
+        """Write the end of a stream that has been sent whole; see :meth:`WireFormat.done`."""
+        if usage is not None or self.__class__ is not SSEFormat or reason.__class__ is not str:
+            return super().done(reason, usage)
+        # How short answers end, without what it takes to set up the JSON encoder.
+        return self._rest() + to_utf8(f'event: done\ndata: {{"reason":{quote(reason)},"usage":null}}\n\n')
 
     def opening(self, padding: int) -> bytes:
         """Write the comment that opens a stream, at least *padding* bytes of it."""

@@ -19,7 +19,7 @@ Readers pass over types that they do not know, ``comment`` among them. What belo
 :func:`~flask_llmstream.multiplex` has its name behind the type: ``{"type":"text","channel":"a",…}``.
 
 Decisions: 1. Lines end in LF, and hold none of the characters at which any language's idea of a
-line ends: Python's ``str.splitlines()`` cuts at U+0085, U+2028 and U+2029 too.
+line ends (:mod:`~flask_llmstream.sansio.jsontext`).
 2. The heartbeat is an object, never a blank line: many readers give each line to a JSON parser.
 """
 
@@ -59,13 +59,13 @@ class NDJSONFormat(WireFormat):
 
     def _text(self, text: str) -> bytes:
         # Not by _named(): this runs once per token, and the JSON encoder takes ten times as long.
-        return _line(f'{{"type":"text","text":{quote(text)}}}\n') if text else b""
+        return to_utf8(f'{{"type":"text","text":{quote(text)}}}\n') if text else b""
 
     def _reasoning(self, text: str) -> bytes:
-        return _line(f'{{"type":"reasoning","text":{quote(text)}}}\n') if text else b""
+        return to_utf8(f'{{"type":"reasoning","text":{quote(text)}}}\n') if text else b""
 
     def _named(self, name: str, fields: Dict[str, Any]) -> bytes:
-        return _line(dump({"type": name, **fields}) + "\n")
+        return to_utf8(dump({"type": name, **fields}) + "\n")
 
     def _event(self, event: Event) -> bytes:
         return self._named("event", event_fields(event))
@@ -88,17 +88,10 @@ class _NDJSONChannel(NDJSONFormat):
         self._tag = f'"channel":{quote(name)},"text":'
 
     def _text(self, text: str) -> bytes:
-        return _line(f'{{"type":"text",{self._tag}{quote(text)}}}\n') if text else b""
+        return to_utf8(f'{{"type":"text",{self._tag}{quote(text)}}}\n') if text else b""
 
     def _reasoning(self, text: str) -> bytes:
-        return _line(f'{{"type":"reasoning",{self._tag}{quote(text)}}}\n') if text else b""
+        return to_utf8(f'{{"type":"reasoning",{self._tag}{quote(text)}}}\n') if text else b""
 
     def _named(self, name: str, fields: Dict[str, Any]) -> bytes:
         return super()._named(name, tagged_fields(self._name, fields))
-
-
-def _line(text: str) -> bytes:
-    if not text.isascii():
-        # They can only stand inside strings. All control characters are escaped already.
-        text = text.replace("\x85", "\\u0085").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
-    return to_utf8(text)

@@ -85,6 +85,12 @@ class WireFormat:
         self._undecoded = bytes(data[used:])
         return text
 
+    def end_text(self) -> str:
+        """Return what stands for a character whose end has not come, ``""`` where there is none."""
+        text = "\ufffd" if self._undecoded else ""
+        self._undecoded = b""
+        return text
+
     def opening(self, padding: int) -> bytes:
         """Write what opens a stream, at least *padding* bytes of it; ``b""`` where a format has nothing."""
         return b""
@@ -115,7 +121,7 @@ class WireFormat:
         )
 
     def _announce(self, names: Tuple[str, ...]) -> bytes:
-        """Write which channels there will be; ``b""`` where each item says its own."""
+        """Write which channels there will be besides those so far; ``b""`` where each item says its own."""
         for name in names:
             self.encoder_of(name)
         return b""
@@ -132,10 +138,8 @@ class WireFormat:
 
     def _rest(self) -> bytes:
         """Write what was held back, at the end."""
-        if not self._undecoded:
-            return b""
-        self._undecoded = b""
-        return self._text("\ufffd")
+        text = self.end_text()
+        return self._text(text) if text else b""
 
     def _text(self, text: str) -> bytes:
         """Write a piece of the answer; ``b""`` for an empty one."""
@@ -187,7 +191,16 @@ def tagged_fields(channel: str, fields: Dict[str, Any]) -> Dict[str, Any]:
 
 
 def _tagged(wire: WireFormat, tagged: Tagged) -> bytes:
-    encoder, item = wire.encoder_of(tagged.channel), tagged.item
+    channels = wire._channels
+    encoder = None if channels is None else channels.get(tagged.channel)
+    if encoder is not None:
+        return _of_channel(encoder, tagged.item)
+    # A reader who comes back for the rest does not get the announcement with it.
+    said = wire._announce((tagged.channel,))
+    return said + _of_channel(wire.encoder_of(tagged.channel), tagged.item)
+
+
+def _of_channel(encoder: WireFormat, item: Any) -> bytes:
     if isinstance(item, ChannelDone):
         return encoder.done(item.reason, item.usage)
     if isinstance(item, ChannelFailed):

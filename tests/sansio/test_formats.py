@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from flask_llmstream.sansio import events as e
 from flask_llmstream.sansio import formats
-from flask_llmstream.sansio.formats import format_names, make_format, negotiate, register_format
+from flask_llmstream.sansio.formats import format_names, is_format, make_format, negotiate, register_format
 from flask_llmstream.sansio.wire import WireFormat, usage_fields
 
 FRAMES = "application/vnd.llmstream.frames"
@@ -28,6 +28,8 @@ def registry(monkeypatch):
     """The registry, which is put back afterwards."""
     monkeypatch.setattr(formats, "_factories", dict(formats._factories))
     monkeypatch.setattr(formats, "_OFFERS", list(formats._OFFERS))
+    yield
+    formats._choose.cache_clear()
 
 
 # -- by name -------------------------------------------------------------------------------
@@ -174,6 +176,23 @@ def test_registered_media_type_is_negotiated_behind_ours(registry):
     assert negotiate("application/x-mine") == "mine"
     assert negotiate("application/*") == "ndjson"
     assert negotiate("text/event-stream;q=0.5, application/x-mine") == "mine"
+
+
+def test_registered_media_type_counts_for_what_was_asked_for_before(registry):
+    assert negotiate("application/x-mine, text/plain;q=0.1") == "text"
+    register_format("mine", Mine, media_type="application/x-mine")
+    assert negotiate("application/x-mine, text/plain;q=0.1") == "mine"
+
+
+def test_field_that_is_too_long_to_be_remembered_is_read(registry):
+    remembered = formats._choose.cache_info().currsize
+    assert negotiate("application/x-nothing, " * 50 + "text/plain") == "text"
+    assert formats._choose.cache_info().currsize == remembered
+
+
+def test_format_is_known_by_its_name(registry):
+    register_format("mine", Mine)
+    assert all(map(is_format, ["sse", "mine"])) and not is_format("yours")
 
 
 def test_registering_a_name_again_replaces_all_of_it(registry):

@@ -13,7 +13,7 @@ from splitting import decode_every_way, every_way
 
 from flask_llmstream.exceptions import BufferLimitExceeded, DecodeError, WireError
 from flask_llmstream.sansio import events as e
-from flask_llmstream.sansio.frames import KINDS, Frame, FrameDecoder, FramesFormat
+from flask_llmstream.sansio.frames import KINDS, Frame, FrameDecoder, FramesFormat, with_cursor
 from flask_llmstream.sansio.utf8 import plain_utf8
 
 #: Those whose payload is JSON, and what makes the item of its fields.
@@ -186,8 +186,21 @@ def test_comments_are_told_and_passed_over():
     assert read(body) == []
 
 
+def test_cursor_is_of_the_next_frame():
+    """Of the last one, where several were marked together; comments and later kinds have none."""
+    marked = with_cursor(encode("a", "b", e.Custom("x")), "c-1")
+    assert marked == encode("a", "b") + frame(10, b"c-1") + encode(e.Custom("x"))
+    two = with_cursor(encode("c"), "c-2") + with_cursor(encode("d"), "c-3")
+    between = frame(0, b"") + frame(77, b"")
+    body = marked + FramesFormat().heartbeat + two[:9] + between + two[9:] + encode("e")
+    decode_every_way(FrameDecoder, body, [
+        Frame("text", "a"), Frame("text", "b"), Frame("custom", {"name": "x", "data": None}, 0, "c-1"),
+        Frame("text", "c", 0, "c-2"), Frame("text", "d", 0, "c-3"), Frame("text", "e"),
+    ])
+
+
 def test_unknown_kinds_are_passed_over():
-    body = b"".join(frame(kind, b"\xff") for kind in range(len(KINDS), 256))
+    body = b"".join(frame(kind, b"\xff") for kind in range(len(KINDS) + 1, 256))
     assert read(body + encode("a")) == [Frame("text", "a")]
 
 
@@ -208,6 +221,7 @@ def test_unknown_kinds_are_passed_over():
         (7, b"{} {}", "event frame is not JSON in UTF-8"),
         (8, b"[-Infinity]", "done frame is not JSON in UTF-8"),
         (9, b"[" * 100000, "failed frame is not JSON in UTF-8"),
+        (10, b"\xff", "cursor frame is not UTF-8"),
     ],
 )
 def test_payload_that_is_not_what_its_kind_asks_for_is_an_error(kind, payload, wanted):
@@ -324,4 +338,4 @@ def test_fault_lets_go_of_the_memory():
 
 def test_frame_is_a_value():
     assert Frame("text", "a") == Frame("text", "a", 0) != Frame("text", "a", 1)
-    assert repr(Frame("text", "a")) == "Frame(kind='text', data='a', channel=0)"
+    assert repr(Frame("text", "a")) == "Frame(kind='text', data='a', channel=0, cursor=None)"

@@ -129,7 +129,7 @@ ANY_CUTS = st.sets(st.integers(0, 60))
 OTHERS = list(" .\na,\u3002|`\"]")
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @pytest.mark.parametrize("write", [str, halves])
 @pytest.mark.parametrize(
     "spec",
@@ -142,7 +142,7 @@ def test_no_chunker_cuts_inside_of_a_cluster(spec, write, clusters, cuts):
     assert found <= allowed
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @pytest.mark.parametrize("write", [str, halves])
 @given(st.lists(st.sampled_from(list(LIKELY.values()) + OTHERS)), ANY_CUTS)
 def test_token_holds_likely_clusters_together(write, clusters, cuts):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from splitting import decode_every_way
 
@@ -54,7 +54,6 @@ values = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(st.lists(values), st.one_of(st.none(), st.integers(1, 3)))
 def test_no_scalar_is_cut(items, indent):
     """What stands between two commas or brackets is a whole number, literal or string."""

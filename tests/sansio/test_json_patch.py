@@ -56,7 +56,7 @@ def pieces(text: str, size: int) -> List[str]:
     return [text[at : at + size] for at in range(0, len(text), size)]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(VALUES, st.integers(1, 9), st.sampled_from([0, 0.125, 1, math.inf]))
 def test_all_operations_make_what_json_loads_makes(value, size, growth):
     text = json.dumps(value)

@@ -209,7 +209,7 @@ def test_document_can_be_required_in_prose(text):
         assert list(json_deltas([text], cut=cut)) == []
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.dictionaries(st.text(max_size=5), st.text(max_size=5), min_size=1, max_size=3), st.integers(1, 5))
 def test_every_beginning_gives_a_beginning_of_the_value(value, size):
     text = json.dumps(value)

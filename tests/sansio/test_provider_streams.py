@@ -140,7 +140,7 @@ def check(feed, value):
 
 
 @every_provider
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(chunks=st.lists(values | JSON, max_size=6), whole=st.booleans())
 def test_any_json(recorded, chunks, whole):
     decoder = recorded.make()
@@ -159,7 +159,7 @@ def replace_somewhere(data, value, draw):
 
 
 @every_provider
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(data=st.data())
 def test_documented_streams_with_something_else_in_them(recorded, data):
     chunks = list(recorded.chunks)
@@ -174,7 +174,7 @@ def test_documented_streams_with_something_else_in_them(recorded, data):
 
 
 @every_provider
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     wire=st.binary(max_size=40), name=st.none() | words, cut=st.integers(0, 3000), size=st.integers(1, 50),
 )
@@ -186,7 +186,7 @@ def test_any_bytes_inside_a_documented_stream(recorded, wire, name, cut, size):
 
 
 @every_provider
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(kind=st.sampled_from(WORDS), data=values)
 def test_any_event_of_a_known_kind(recorded, kind, data):
     text = json.dumps(data)

@@ -20,7 +20,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from items import ITEMS
 from recorded import read_all
@@ -125,7 +125,6 @@ def carry(wire, decoder, items, reason, usage, early, size):
     return normal(deltas)
 
 
-@settings(deadline=None)
 @given(
     items=answers(), reason=REASONS, size=SIZE, early=st.none() | st.booleans(),
     usage=usages(
@@ -140,7 +139,6 @@ def test_openai(items, reason, size, early, usage):
     assert decoder.usage == usage
 
 
-@settings(deadline=None)
 @given(
     items=answers(), reason=REASONS, size=SIZE, early=st.none() | st.booleans(),
     usage=usages(
@@ -157,7 +155,6 @@ def test_openai_responses(items, reason, size, early, usage):
     assert decoder.usage == usage
 
 
-@settings(deadline=None)
 @given(
     items=answers(), reason=REASONS, size=SIZE, early=st.none() | st.booleans(),
     input=st.integers(1, 10**9), cached=st.none() | st.integers(1, 10**9), output=COUNT,
@@ -274,7 +271,6 @@ OURS = ITEMS.filter(lambda item: not isinstance(item, (e.Comment, e.Event)))
 
 
 @pytest.mark.parametrize("wire, read", [(SSEFormat, read_sse), (NDJSONFormat, read_ndjson)])
-@settings(deadline=None)
 @given(items=st.lists(OURS, max_size=6), size=SIZE)
 def test_sse_and_ndjson(wire, read, items, size):
     """An ``Event`` of the application's own is written as it is, and is tested with each format."""
@@ -283,7 +279,6 @@ def test_sse_and_ndjson(wire, read, items, size):
     assert joined(read(written, size)) == joined(items)
 
 
-@settings(deadline=None)
 @given(items=st.lists(OURS, max_size=6), size=SIZE)
 def test_frames(items, size):
     encoder = FramesFormat()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from splitting import decode_every_way
 
@@ -131,7 +131,6 @@ data = st.text(st.one_of(st.sampled_from("\r\n :"), st.characters(blacklist_cate
 )
 
 
-@settings(deadline=None)
 @given(data, names.filter(lambda name: name not in ("error", "open")), ids, st.integers(0, 10**9))
 def test_what_is_encoded_is_decoded(text, name, id, retry):
     wire = encode_event(Event(text, event=name, id=id, retry=retry))

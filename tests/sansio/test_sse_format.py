@@ -37,7 +37,10 @@ def encode(*items):
     [
         pytest.param(e.TextDelta("hi"), 'data: {"text":"hi"}\n\n', id="text"),
         pytest.param("hi", 'data: {"text":"hi"}\n\n', id="str"),
-        pytest.param("é\u2028😀", 'data: {"text":"é\u2028😀"}\n\n', id="utf8-not-escaped"),
+        pytest.param("é😀", 'data: {"text":"é😀"}\n\n', id="utf8-not-escaped"),
+        pytest.param(
+            "é\u2028\u2029\x85", 'data: {"text":"é\\u2028\\u2029\\u0085"}\n\n', id="other-line-ends"
+        ),
         pytest.param('"\\\r\n\0', 'data: {"text":"\\"\\\\\\r\\n\\u0000"}\n\n', id="controls-escaped"),
         pytest.param("\ud83d", 'data: {"text":"\\ud83d"}\n\n', id="lone-surrogate"),
         pytest.param("", "", id="empty-str"),
@@ -186,3 +189,12 @@ def test_whole_stream_is_read_back():
         ("usage", {"input_tokens": 1, "output_tokens": 2}),
         ("done", {"reason": "stop", "usage": None}),
     ]
+
+
+@pytest.mark.parametrize("reason", ["stop", 'a "b"\n', "é\u2028", Colour.RED, None])
+def test_end_is_written_as_json_writes_it(reason):
+    wire = SSEFormat()
+    wire.encode("é".encode()[:1])
+    fields = json.dumps({"reason": reason, "usage": None}, ensure_ascii=False, separators=(",", ":"))
+    fields = fields.replace("\u2028", "\\u2028")
+    assert wire.done(reason) == f'data: {{"text":"\ufffd"}}\n\nevent: done\ndata: {fields}\n\n'.encode()

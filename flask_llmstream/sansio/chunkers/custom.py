@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Callable, List, Optional, Pattern
 
 from flask_llmstream.sansio.chunkers.base import MAX_HELD, CuttingChunker
-from flask_llmstream.sansio.chunkers.graphemes import last_boundary
+from flask_llmstream.sansio.chunkers.graphemes import is_boundary, last_boundary
 
 __all__ = ["FunctionChunker", "PatternChunker"]
 
@@ -66,13 +66,18 @@ class FunctionChunker(CuttingChunker):
         super().__init__()
 
     def _find_cuts(self, text: str) -> List[int]:
-        # What waits for one more character has been decided already.
-        start = self._waiting[-1] - self._sent if self._waiting else 0
         # As one string from now on, so that a token costs no more than the function itself.
         self._held = ["".join(self._held)]
         held = self._held[0] + text
         sent = self._sent
         cuts = []
+        start = 0
+        if self._waiting:
+            # What waits for one more character has been decided already, but for a cluster that goes on.
+            start = self._waiting[-1] - sent
+            if is_boundary(held, start) is False:
+                start = last_boundary(held, start)
+                cuts.append(sent + start)
         # Half of a surrogate pair says nothing yet, not even whether it belongs to what is before it.
         end = len(held) - ("\ud800" <= held[-1:] <= "\udbff")
         while start < end:
@@ -86,7 +91,7 @@ class FunctionChunker(CuttingChunker):
                     f" from 0 to {len(shown)}, the length of the text it was called with"
                 )
             if index < len(shown):
-                index = last_boundary(shown, index)
+                index = last_boundary(held, start + index, start) - start
                 if not index:
                     break
             start += index

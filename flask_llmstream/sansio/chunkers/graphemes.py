@@ -48,7 +48,8 @@ def is_boundary(text: str, index: int, start: int = 0) -> Optional[bool]:
         return not (before == "\r" and after == "\n")
     whole_after = _character_at(text, index)
     if whole_after is None:
-        return None
+        # Half a pair: whatever it becomes, it does not join a control character.
+        return True if _is_control(before) else None
     whole_before = _character_before(text, index, start)
     if len(whole_before) == 1 and _is_high(whole_before) and _is_low(after):
         return False

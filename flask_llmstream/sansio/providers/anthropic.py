@@ -50,7 +50,9 @@ class MessagesDecoder(TypedDecoder):
             block = object_of(chunk.get("content_block"), "content_block")
             self._read_block(block, count(chunk, "index"), deltas)
         elif kind == "message_start":
-            self._count(object_of(chunk.get("message"), "message").get("usage"))
+            message = object_of(chunk.get("message"), "message")
+            self.model = name_of(message.get("model"))
+            self._count(message.get("usage"))
         elif kind == "message_delta":
             self._count(chunk.get("usage"))
             self._end(object_of(chunk.get("delta"), "delta").get("stop_reason"), deltas)
@@ -62,6 +64,7 @@ class MessagesDecoder(TypedDecoder):
     def _read_whole(self, answer: Dict[str, Any]) -> List[Delta]:
         if not isinstance(answer.get("content"), list):
             raise DecodeError(f"{self._whole} must have an array content")
+        self.model = name_of(answer.get("model"))
         deltas: List[Delta] = []
         for index, block in enumerate(answer["content"]):
             self._read_block(object_of(block, "a content block"), index, deltas)

@@ -42,6 +42,8 @@ class ProviderDecoder:
         self.finished: Optional[str] = None
         #: What the answer has cost as last reported, even where the stream is cut afterwards.
         self.usage: Optional[Usage] = None
+        #: Which model has answered, where the provider has said so.
+        self.model: Optional[str] = None
         self._reported_usage: Optional[Usage] = None
         #: Id and name of the tool calls by their index.
         self._calls: Dict[int, Tuple[Optional[str], Optional[str]]] = {}

@@ -42,7 +42,7 @@ _OTHER_NAMES = {
     key: re.sub("[A-Z]", lambda found: "_" + found.group().lower(), key)
     for key in (
         *_COUNTS, "finishReason", "promptFeedback", "blockReason", "usageMetadata",
-        "functionCall", "partialArgs", "willContinue",
+        "functionCall", "partialArgs", "willContinue", "modelVersion",
     )
 }
 
@@ -95,6 +95,7 @@ class GeminiDecoder(ProviderDecoder):
             self.usage = _usage(usage)
         # It grows with every chunk; that waits for the end.
         if self.finished is not None:
+            self.model = name_of(_get(chunk, "modelVersion")) or self.model
             deltas += self._report_usage()
         return deltas
 

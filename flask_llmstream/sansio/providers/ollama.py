@@ -62,6 +62,7 @@ class OllamaDecoder(ProviderDecoder):
         self._add_call(len(self._calls), id, name, arguments, deltas)
 
     def _end(self, chunk: Dict[str, Any], deltas: List[Delta]) -> None:
+        self.model = name_of(chunk.get("model"))
         # Servers from before there was a reason only ever said that they stopped.
         reason = chunk.get("done_reason") or "stop"
         self._finish("tool_calls" if self._calls and reason == "stop" else reason, deltas)

@@ -49,6 +49,7 @@ class ChatChunkDecoder(ProviderDecoder):
             self.usage = _usage(usage)
         # Some servers repeat the growing usage in every chunk; that waits for the end.
         if self.finished is not None or not choices:
+            self.model = name_of(chunk.get("model")) or self.model
             deltas += self._report_usage()
         return deltas
 

@@ -166,6 +166,7 @@ class ResponsesDecoder(TypedDecoder):
     # -- the end ------------------------------------------------------------------------------
 
     def _end(self, response: Dict[str, Any], status: str, deltas: List[Delta]) -> None:
+        self.model = name_of(response.get("model"))
         usage = response.get("usage")
         if isinstance(usage, dict):
             self.usage = _usage(usage)
