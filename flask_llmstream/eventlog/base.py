@@ -30,6 +30,9 @@ PAGE_BYTES = 256 * 1024
 #: A stream, the number of the first entry, the entries.
 Batch = Tuple[str, int, Sequence[bytes]]
 
+#: What a log of somebody's own says that was written for less.
+_NO_KEYS = "{} cannot be asked by a key which stream runs; add {} to it, or leave resume_key out"
+
 _ID = re.compile(r"[0-9a-f]{1,64}", re.ASCII)
 
 
@@ -97,6 +100,15 @@ class EventLog:
         """
         raise NotImplementedError
 
+    def seal_many(self, ends: Sequence[Tuple[str, str]]) -> None:
+        """End several streams, each given with its state; see :meth:`seal`.
+
+        A log for which that is cheaper than one after the other overrides this. Where it fails, some of
+        them may have been sealed.
+        """
+        for stream, state in ends:
+            self.seal(stream, state)
+
     def read(self, stream: str, after: int, limit: int = 256) -> Optional[Page]:
         """Return the entries with a greater number than *after*, or ``None`` for an unknown stream.
 
@@ -107,7 +119,8 @@ class EventLog:
     def wait(self, stream: str, after: int, timeout: float) -> None:
         """Return as soon as there may be more to read than *after*, or after *timeout* seconds.
 
-        At once where the stream has entries after it, has been sealed, or is unknown.
+        At once where the stream has entries after it, has been sealed, or is unknown. Where the log
+        tells writers of readers (:meth:`on_attend`), whoever waits has said so before (:meth:`attend`).
         """
         raise NotImplementedError
 
@@ -123,12 +136,45 @@ class EventLog:
         """
         raise NotImplementedError
 
+    def on_attend(self, callback: Callable[[str], None]) -> bool:
+        """Have ``callback(stream)`` called when somebody says that they read a stream created here.
+
+        It is called as for :meth:`on_stop`, within moments of :meth:`attend`, and again while they
+        read on. So what nobody reads can be written more rarely.
+
+        :returns: whether this log can do so. Other logs need not: all is written at once to them.
+        """
+        return False
+
+    def on_leave(self, callback: Callable[[str], None]) -> bool:
+        """Have ``callback(stream)`` called when somebody has left a stream created here: see :meth:`leave`.
+
+        It is called as for :meth:`on_stop`. Others may still read, which :meth:`attended` tells.
+
+        :returns: whether this log can do so. Other logs need not: who has left is missed in time.
+        """
+        return False
+
     def claim(self, key: str, stream: str, keep: float) -> str:
         """Bind *key* to *stream* unless it is bound already; return the stream that it is bound to.
 
         :param keep: seconds until the key may be bound anew.
         """
         raise NotImplementedError
+
+    def bind(self, key: str, stream: str, keep: float) -> None:
+        """Bind *key* to *stream*, whatever it was bound to; the last one wins.
+
+        Keys are those of :meth:`claim`. Only ``resume_key=`` needs this and :meth:`bound`.
+
+        :param keep: seconds until the key is forgotten.
+        :raises ValueError: if *stream* is no id.
+        """
+        raise NotImplementedError(_NO_KEYS.format(type(self).__name__, "bind(key, stream, keep)"))
+
+    def bound(self, key: str) -> Optional[str]:
+        """Return the stream that *key* is bound to, ``None`` for none."""
+        raise NotImplementedError(_NO_KEYS.format(type(self).__name__, "bound(key)"))
 
     def attend(self, stream: str, seconds: float) -> None:
         """Say that somebody reads the stream, and will for so many seconds.
@@ -141,6 +187,13 @@ class EventLog:
     def attended(self, stream: str) -> bool:
         """Return whether somebody has said that they read the stream; see :meth:`attend`."""
         return self.claim(f"reader:{stream}", "0", 0.05) == "1"
+
+    def leave(self, stream: str) -> None:
+        """Say that nobody reads the stream any more in this process, whatever :meth:`attend` has promised.
+
+        Others are not spoken for. A log that keeps who reads apart for each process overrides this;
+        else what was promised runs out by itself.
+        """
 
     def renew(self, worker: str, lease: float) -> None:
         """Promise that *worker* comes again within *lease* seconds.

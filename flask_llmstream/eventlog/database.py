@@ -56,19 +56,26 @@ class Database:
     :param version: number of the schema.
     :param schema: statements that make it in an empty file.
     :param timeout: seconds to wait for a lock.
+    :param added: statements that make what has come to the schema since; they do nothing where it is there.
     """
 
     def __init__(
-        self, path: str, name: str, version: int, schema: Sequence[str], timeout: float, runtime: Runtime
+        self, path: str, name: str, version: int, schema: Sequence[str], timeout: float, runtime: Runtime,
+        added: Sequence[str] = (),
     ) -> None:
         self.path = path
         self._name = name
         self._version = version
         self._schema = schema
+        self._added = added
         self._timeout = timeout
         self._call = runtime.in_turn()
         self._connection: Optional[sqlite3.Connection] = None
         self._file: Tuple[int, int] = (0, 0)
+        #: Another number as soon as what transactions before have found may not count any more: the
+        #: file is another one, or a transaction has failed.
+        self.validity = 0
+        self._closed = False
 
     def read(self, job: Callable[[sqlite3.Connection], T]) -> T:
         """Return what *job* does, which sees one state of the file.
@@ -85,7 +92,8 @@ class Database:
         return self._run("BEGIN IMMEDIATE", job)
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file; whoever comes late gets an answer, and leaves it closed."""
+        self._closed = True
         self._call(self._close)
         self._call.close()
 
@@ -103,12 +111,16 @@ class Database:
             result = job(connection)
             connection.execute("COMMIT")
         except BaseException as error:
+            self.validity += 1
             # Some errors have rolled it back already.
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             if isinstance(error, sqlite3.DatabaseError) and not _passes(error):
                 self._close()
             raise
+        finally:
+            if self._closed:
+                self._close()
         return result
 
     def _current(self) -> sqlite3.Connection:
@@ -126,6 +138,8 @@ class Database:
 
     def _opened(self) -> sqlite3.Connection:
         _create(self.path)
+        # Not later: who replaces the file meanwhile would be taken for the one that is opened, for ever.
+        found = os.stat(self.path)
         # Any thread may use it, but only one at a time does.
         connection = sqlite3.connect(
             self.path, timeout=self._timeout, isolation_level=None, check_same_thread=False
@@ -135,12 +149,12 @@ class Database:
             connection.execute("PRAGMA synchronous=NORMAL")
             connection.execute(f"PRAGMA journal_size_limit={_LARGEST_WAL}")
             self._make_schema(connection)
-            found = os.stat(self.path)
         except BaseException:
             connection.close()
             raise
         self._file = (found.st_dev, found.st_ino)
         self._connection = connection
+        self.validity += 1
         _open.append((self, connection))
         return connection
 
@@ -167,6 +181,8 @@ class Database:
                 f"its schema has number {version()} and this version writes {self._version}; stop the"
                 " workers of the other version and delete the file, or choose another path"
             )
+        for statement in self._added:
+            connection.execute(statement)
 
     def _close(self) -> None:
         connection, self._connection = self._connection, None

@@ -5,9 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
+import uuid
 from typing import Callable, Dict, Hashable, Iterable, Optional, Sequence, Set, TypeVar
 
 from flask_llmstream.eventlog import tables
+from flask_llmstream.eventlog.appending import Appender
+from flask_llmstream.eventlog.attending import Attendance, Callbacks
 from flask_llmstream.eventlog.base import OPEN
 from flask_llmstream.eventlog.database import Database
 from flask_llmstream.eventlog.peers import Ears, directory_for, tell
@@ -28,9 +31,6 @@ _LOOK_INTERVAL, _LOOK_INTERVAL_WITHOUT_SOCKET = 1.0, 0.25
 #: Seconds that the listener sleeps when nobody waits.
 _IDLE = 3600.0
 
-#: Streams after which those that are no longer read are forgotten.
-_MOST_ATTENDED = 1000
-
 #: Ids in one message.
 _AT_ONCE = 400
 
@@ -38,21 +38,25 @@ _AT_ONCE = 400
 class Here:
     """What a log has in one process: connection, followers, and who listens to other processes."""
 
-    def __init__(
-        self, path: str, name: str, timeout: float, callbacks: Sequence[Callable[[str], None]]
-    ) -> None:
+    def __init__(self, path: str, name: str, timeout: float, callbacks: Callbacks) -> None:
         self._pid = os.getpid()
+        #: What this process is called where it is noted who reads.
+        self.id = uuid.uuid4().hex
         self._runtime = runtime = current_runtime()
         self._callbacks = callbacks
         self._directory = directory_for(path)
         self._lock = runtime.lock()
         self._ears: Optional[Ears] = None
         self._idle = False
-        self._closed = False
-        self.database = Database(path, name, tables.VERSION, tables.SCHEMA, timeout, runtime)
+        #: Whether nobody is woken any more.
+        self.closed = False
+        self.database = Database(
+            path, name, tables.VERSION, tables.SCHEMA, timeout, runtime, tables.ADDED
+        )
+        self.appender = Appender()
         self.waiters = Waiters(runtime)
         self._shared = SharedReads(runtime)
-        self._attended: Dict[str, float] = {}
+        self.attendance = Attendance(runtime)
         #: Open streams that were created here, and those of them that have been asked to stop.
         self.own: Set[str] = set()
         self._asked: Set[str] = set()
@@ -69,16 +73,6 @@ class Here:
 
         return self._shared(key, read)
 
-    def attends(self, stream: str, seconds: float) -> bool:
-        """Whether to tell others again that *stream* is read: once for all readers, and in time."""
-        now = self._runtime.now()
-        if self._attended.get(stream, now) - now > seconds / 2:
-            return False
-        if len(self._attended) >= _MOST_ATTENDED:
-            self._attended = {key: until for key, until in list(self._attended.items()) if until > now}
-        self._attended[stream] = now + seconds
-        return True
-
     def changed(self, streams: Sequence[str]) -> None:
         """Wake whoever follows one of *streams*, here and elsewhere."""
         self.waiters.wake(streams)
@@ -93,21 +87,32 @@ class Here:
 
     def stopped(self, streams: Iterable[str]) -> None:
         """Call back for those of *streams* that were created here, once for each."""
-        for stream in streams if self._callbacks else ():
+        for stream in streams if self._callbacks.stop else ():
             with self._lock:
                 if stream not in self.own or stream in self._asked:
                     continue
                 self._asked.add(stream)
-            for callback in list(self._callbacks):
-                try:
-                    callback(stream)
-                except Exception:
-                    _log.exception("a callback failed when a stream was asked to stop")
+            self._callbacks.call(self._callbacks.stop, stream)
+
+    def attended(self, streams: Iterable[str]) -> None:
+        """Call back for those of *streams* that were created here: somebody reads them."""
+        for stream in streams:
+            if stream in self.own:
+                self._callbacks.call(self._callbacks.attend, stream)
+
+    def left(self, streams: Iterable[str]) -> None:
+        """Call back for those of *streams* that were created here: somebody has left them."""
+        for stream in streams:
+            if stream in self.own:
+                self._callbacks.call(self._callbacks.leave, stream)
 
     def ended(self, streams: Sequence[str]) -> None:
-        """Forget those of *streams* that were created here."""
-        self.own.difference_update(streams)
-        self._asked.difference_update(streams)
+        """Forget *streams*."""
+        with self._lock:
+            self.own.difference_update(streams)
+            self._asked.difference_update(streams)
+        for stream in streams:
+            self.appender.forget(stream)
 
     def interrupt(self, streams: Sequence[str]) -> None:
         """Seal those of *streams* whose worker's lease is over."""
@@ -121,7 +126,7 @@ class Here:
         if self._ears is not None and not self._idle:
             return
         with self._lock:
-            if self._closed:
+            if self.closed:
                 return
             if self._ears is None:
                 ears = self._ears = Ears(self._directory, self._runtime)
@@ -132,7 +137,7 @@ class Here:
 
     def _listen(self, ears: Ears) -> None:
         due = 0.0  # what has happened before the socket was there has told nobody
-        while not self._closed and os.getpid() == self._pid:
+        while not self.closed and os.getpid() == self._pid:
             now = self._runtime.now()
             if due <= now:
                 ears = self._bound(ears)
@@ -157,7 +162,10 @@ class Here:
             return ears
         new = Ears(self._directory, self._runtime)
         with self._lock:
-            self._ears = new
+            if self.closed:  # has kicked the old ones, and would never hear of these
+                ears, new = new, ears
+            else:
+                self._ears = new
         ears.close()
         return new
 
@@ -167,6 +175,10 @@ class Here:
             self.waiters.wake(streams)
         elif word == "stop":
             self.stopped(streams)
+        elif word == "read":
+            self.attended(streams)
+        elif word == "left":
+            self.left(streams)
 
     def _look(self) -> None:
         """See what words of other processes would have told, and whose lease is over."""
@@ -187,6 +199,7 @@ class Here:
         ended = [stream for stream in wanted if stream not in found or found[stream].state != OPEN]
         self.ended(ended)
         self.stopped(stream for stream, state in found.items() if state.stop)
+        self.attended(stream for stream, state in found.items() if state.is_read)
         self.waiters.wake(ended)
         self.waiters.wake(
             stream for stream, last in seen.items()
@@ -196,7 +209,7 @@ class Here:
     def close(self) -> None:
         """Let go of everything."""
         with self._lock:
-            self._closed = True
+            self.closed = True
             if self._ears is not None:
                 self._ears.kick()
                 self._ears.hide()

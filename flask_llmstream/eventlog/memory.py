@@ -16,6 +16,7 @@ from collections import deque
 from itertools import islice
 from typing import Callable, Deque, Dict, List, MutableMapping, Optional, Sequence, Tuple
 
+from flask_llmstream.eventlog.attending import Callbacks
 from flask_llmstream.eventlog.base import (
     FIRST_LEASE,
     INTERRUPTED,
@@ -28,7 +29,7 @@ from flask_llmstream.eventlog.base import (
     checked_seal,
 )
 from flask_llmstream.eventlog.waiters import Waiters
-from flask_llmstream.runtime import current_runtime
+from flask_llmstream.runtime import current_runtime, per_process
 
 __all__ = ["MemoryEventLog"]
 
@@ -58,7 +59,8 @@ class _Stream:
         self.max_events = max_events
         self.max_bytes = max_bytes
         self.entries: _Numbered = deque()
-        self.attended = 0.0
+        #: Until when it is read, by the logs that have said so.
+        self.attended: Dict[int, float] = {}
         self.bytes = 0
         self.last = 0
         self.state = OPEN
@@ -152,6 +154,9 @@ class _Store:
 
 _stores: MutableMapping[Tuple[int, str], _Store] = weakref.WeakValueDictionary()
 
+#: Held to look for a store: else the first threads of a process might get one each.
+_looking = per_process(lambda: current_runtime().lock())
+
 
 class MemoryEventLog(EventLog):
     """The log at ``memory://`` or ``memory://name``."""
@@ -160,14 +165,15 @@ class MemoryEventLog(EventLog):
         self.name = url
         self._pid = 0
         self._shared: Optional[_Store] = None
-        self._on_stop: List[Callable[[str], None]] = []
+        self._callbacks = Callbacks()
 
     @property
     def _store(self) -> _Store:
         pid = os.getpid()
         store = self._shared
         if store is None or self._pid != pid:
-            store = self._shared = _stores.setdefault((pid, self.name), _Store())
+            with _looking():
+                store = self._shared = _stores.setdefault((pid, self.name), _Store())
             self._pid = pid
         return store
 
@@ -234,15 +240,20 @@ class MemoryEventLog(EventLog):
             if found is None or found.state != OPEN:
                 return False
             owner = found.log()
-        for callback in list(owner._on_stop) if owner is not None else []:
-            try:
-                callback(stream)
-            except Exception:
-                _log.exception("a callback failed when a stream was asked to stop")
+        if owner is not None:
+            Callbacks.call(owner._callbacks.stop, stream)
         return True
 
     def on_stop(self, callback: Callable[[str], None]) -> None:
-        self._on_stop.append(callback)
+        self._callbacks.stop.append(callback)
+
+    def on_attend(self, callback: Callable[[str], None]) -> bool:
+        self._callbacks.attend.append(callback)
+        return True
+
+    def on_leave(self, callback: Callable[[str], None]) -> bool:
+        self._callbacks.leave.append(callback)
+        return True
 
     def claim(self, key: str, stream: str, keep: float) -> str:
         store = self._store
@@ -255,14 +266,41 @@ class MemoryEventLog(EventLog):
                 return stream
             return holder
 
+    def bind(self, key: str, stream: str, keep: float) -> None:
+        checked_id(stream)
+        store = self._store
+        until = store.runtime.now() + keep
+        with store.lock:
+            store.claims[key] = (until, stream)
+            heapq.heappush(store.due, (until, False, key))
+
+    def bound(self, key: str) -> Optional[str]:
+        store = self._store
+        now = store.runtime.now()
+        with store.lock:
+            until, holder = store.claims.get(key, (now, ""))
+        return holder if until > now else None
+
     def attend(self, stream: str, seconds: float) -> None:
         found = self._store.streams.get(stream)
-        if found is not None:
-            found.attended = max(found.attended, self._store.runtime.now() + seconds)
+        now = self._store.runtime.now()
+        if found is not None and found.attended.get(id(self), now) - now <= seconds / 2:
+            found.attended[id(self)] = now + seconds
+            owner = found.log()
+            if owner is not None:
+                Callbacks.call(owner._callbacks.attend, stream)
 
     def attended(self, stream: str) -> bool:
         found = self._store.streams.get(stream)
-        return found is not None and found.attended > self._store.runtime.now()
+        now = self._store.runtime.now()
+        return found is not None and any(until > now for until in list(found.attended.values()))
+
+    def leave(self, stream: str) -> None:
+        found = self._store.streams.get(stream)
+        if found is not None and found.attended.pop(id(self), None) is not None:
+            owner = found.log()
+            if owner is not None:
+                Callbacks.call(owner._callbacks.leave, stream)
 
     def renew(self, worker: str, lease: float) -> None:
         store = self._store

@@ -90,6 +90,8 @@ class Ears:
         #: Where the socket is; ``None`` where none could be bound.
         self.path: Optional[str] = None
         self._sock: Any = None
+        #: What is sent by this comes though the socket's file may have been removed.
+        self._kicking: Any = None
         try:
             self._bind(directory)
         except (OSError, AttributeError):
@@ -104,12 +106,16 @@ class Ears:
             return
         path = os.path.join(directory, uuid.uuid4().hex[:16] + _SUFFIX)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        kicking = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM)
         try:
             sock.bind(path)
+            kicking.setblocking(False)
+            kicking.connect(path)
         except BaseException:
             sock.close()
+            kicking.close()
             raise
-        self._sock, self.path = sock, path
+        self._sock, self._kicking, self.path = sock, kicking, path
 
     def receive(self, timeout: float) -> List[bytes]:
         """Return what comes within *timeout* seconds; returns early, with nothing, after a kick."""
@@ -125,17 +131,13 @@ class Ears:
 
     def kick(self) -> None:
         """Have :meth:`receive` return now."""
-        if self.path is None:
+        if self._kicking is None:
             self._flag.set()
         else:
-            sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM)
             try:
-                sock.setblocking(False)
-                sock.sendto(b"", self.path)
+                self._kicking.send(b"")
             except OSError:
                 pass  # so much has come that it will return anyway
-            finally:
-                sock.close()
 
     def is_bound(self) -> bool:
         """Whether others can send something here: nobody has removed the socket's file."""
@@ -155,4 +157,5 @@ class Ears:
         """Listen no more; by the one who receives."""
         if self._sock is not None:
             self._sock.close()
+            self._kicking.close()
         self.hide()

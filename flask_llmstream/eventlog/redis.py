@@ -6,6 +6,9 @@ Decisions
     2. Everything has a time to live from the beginning; there is nothing to clear away.
     3. News are pushed, over one connection per process. A slow look at what nobody tells of, such
        as a lease that runs out, goes along with it.
+    4. Where the process hears who reads its streams (``on_attend``), it pushes only to those that are
+       read. Whoever begins to read says so first; the process that writes then pushes the last number
+       once, so that nothing falls between the reader's look at the log and the first push.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from __future__ import annotations
 import os
 from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
+from flask_llmstream.eventlog.attending import Callbacks
 from flask_llmstream.eventlog.base import (
     FIRST_LEASE,
     OPEN,
@@ -22,10 +26,19 @@ from flask_llmstream.eventlog.base import (
     checked_id,
     checked_seal,
 )
+from flask_llmstream.eventlog.packing import Item, pack
 from flask_llmstream.eventlog.redis_client import Command, RedisOptions, is_error
-from flask_llmstream.eventlog.redis_layout import BEGIN, FIELDS, SEAL, Item, Keys, Meta, Writer, items_of
+from flask_llmstream.eventlog.redis_layout import (
+    BEGIN,
+    FIELDS,
+    LEFT,
+    READ,
+    Keys,
+    Meta,
+    Writer,
+)
 from flask_llmstream.eventlog.redis_listener import TICK
-from flask_llmstream.eventlog.redis_process import Process, is_repeated
+from flask_llmstream.eventlog.redis_process import Process, is_over, is_repeated
 from flask_llmstream.exceptions import LogUnavailable
 
 __all__ = ["RedisEventLog"]
@@ -49,7 +62,7 @@ class RedisEventLog(EventLog):
         self._options = RedisOptions(url)
         self.name = self._options.name
         self._keys = Keys(self._options.prefix)
-        self._callbacks: List[Callable[[str], None]] = []
+        self._callbacks = Callbacks()
         self._processes: Dict[int, Process] = {}
 
     @property
@@ -96,20 +109,27 @@ class RedisEventLog(EventLog):
         refused = [stream for stream in parts if stream not in writers]
         commands: List[Command] = []
         plans: List[Tuple[str, List[Item], int, int]] = []
+        silent: List[str] = []
         now = process.runtime.now()
         for stream, writer in writers.items():
             items = [
-                item for first, entries in parts[stream] for item in items_of(first, entries, writer.meta)
+                item
+                for first, entries in parts[stream]
+                for item in pack(first, entries, writer.meta.max_events, writer.meta.max_bytes)
             ]
             surplus = writer.surplus(items) if items else 0
+            if items and now - writer.refreshed > RENEWED_AFTER:
+                writer.refreshed = now
+                # First: it is taken back if the items are refused, and whoever seals it behind them does so.
+                commands += process.living(stream, writer.meta)
             plans.append((stream, items, surplus, len(commands)))
             if not items:
                 continue
             commands += writer.commands(keys.log(stream), items, surplus)
-            commands.append(("PUBLISH", keys.news(stream), items[-1].last))
-            if now - writer.refreshed > RENEWED_AFTER:
-                writer.refreshed = now
-                commands += process.living(stream, writer.meta)
+            if process.audience.wants(stream):
+                commands.append(("PUBLISH", keys.news(stream), items[-1].last))
+            else:
+                silent.append(stream)
         try:
             replies = process.run(commands, strict=False) if commands else []
         except LogUnavailable:
@@ -125,6 +145,7 @@ class RedisEventLog(EventLog):
                     writer.add(item)
             if answers and isinstance(answers[-1], bytes):
                 writer.drop(surplus)
+                writer.written = items[-1].last
                 process.following.hear(stream, items[-1].last)
                 # Whatever was refused of it is there already.
                 writer.loaded = writer.loaded and all(isinstance(answer, bytes) for answer in answers)
@@ -134,12 +155,16 @@ class RedisEventLog(EventLog):
             if not failed:
                 # Repeated, sealed or gone: or there was nothing to add.
                 doubtful.append(stream)
+        # Somebody may have come while it was written.
+        process.audience.catch_up(silent)
         if doubtful:
             ends = process.run([("XREVRANGE", keys.log(stream), "+", "-", "COUNT", 1) for stream in doubtful])
             for stream, end in zip(doubtful, ends):
-                if not end or end[0][0] == SEAL:
+                if is_over(end):
                     refused.append(stream)
                     process.forget(stream)
+                    if writers[stream].refreshed == now:
+                        process.run(process.living(stream, writers[stream].meta, 0.0))
                 else:
                     writers[stream].loaded = False
         process.check(wrong)
@@ -194,15 +219,33 @@ class RedisEventLog(EventLog):
         if page is None or page.state != OPEN or meta is None:
             return False
         # Written down, for a process that does not hear it right now.
-        process.run([
+        replies = process.run([
             ("HSET", keys.meta(stream), "stop", "1"),
             *process.living(stream, meta)[1:],
+            ("XREVRANGE", keys.log(stream), "+", "-", "COUNT", 1),
             ("PUBLISH", keys.home(meta.home), stream),
         ])
+        if is_over(replies[2]):
+            # Who has sealed it meanwhile has said how long it is kept: what came later says more.
+            process.run(process.living(stream, meta, 0.0))
+            return False
         return True
 
     def on_stop(self, callback: Callable[[str], None]) -> None:
-        self._callbacks.append(callback)
+        self._callbacks.stop.append(callback)
+        self._listen()
+
+    def on_attend(self, callback: Callable[[str], None]) -> bool:
+        self._callbacks.attend.append(callback)
+        self._listen()
+        return True
+
+    def on_leave(self, callback: Callable[[str], None]) -> bool:
+        self._callbacks.leave.append(callback)
+        self._listen()
+        return True
+
+    def _listen(self) -> None:
         if self._now.mine:
             self._now.listener.want(b"")
 
@@ -217,19 +260,51 @@ class RedisEventLog(EventLog):
             if holder is not None:  # else it has ended between the two
                 return str(holder.decode())
 
+    def bind(self, key: str, stream: str, keep: float) -> None:
+        name, wanted = self._keys.claim(key), checked_id(stream)
+        self._now.run([("SET", name, wanted, "PX", max(1, int(keep * 1000)))])
+
+    def bound(self, key: str) -> Optional[str]:
+        (holder,) = self._now.run([("GET", self._keys.claim(key))])
+        return None if holder is None else str(holder.decode())
+
     def attend(self, stream: str, seconds: float) -> None:
-        key, wanted = self._keys.readers(stream), max(1, int(seconds * 1000))
-        if self._now.run([("PTTL", key)])[0] < wanted:
-            self._now.run([("SET", key, "1", "PX", wanted)])
+        process = self._now
+        if not process.attendance.is_due(stream, seconds):
+            return
+        key = self._keys.readers(stream)
+        with process.attendance.telling(stream):
+            left = max(process.run([("PTTL", key)])[0], 1, int(seconds * 1000))
+            commands: List[Command] = [("SADD", key, process.home_name), ("PEXPIRE", key, left)]
+            meta = process.meta(stream)
+            if meta is not None:
+                said = f"{READ}{stream}:{max(1, int(seconds * 1000))}"
+                commands.append(("PUBLISH", self._keys.home(meta.home), said))
+            process.run(commands)
 
     def attended(self, stream: str) -> bool:
         return bool(self._now.run([("EXISTS", self._keys.readers(stream))])[0])
+
+    def leave(self, stream: str) -> None:
+        process = self._now
+        if process.attendance.forget(stream):
+            commands: List[Command] = [("SREM", self._keys.readers(stream), process.home_name)]
+            meta = process.meta(stream)
+            if meta is not None:
+                commands.append(("PUBLISH", self._keys.home(meta.home), LEFT + stream))
+            if not self._options.cluster:
+                process.run(commands)
+                return
+            for command in commands:  # one after the other: they go to two nodes
+                process.run([command])
 
     def renew(self, worker: str, lease: float) -> None:
         process = self._now
         # Where it has run out and nobody has noticed, it goes on as before.
         given = process.leasing(worker, lease, process.leases.get(worker))
-        _, value, _ = process.run([*given, ("PEXPIRE", self._keys.lease(worker), max(1, int(lease * 1000)))])
+        # In this order: it may run out between any two.
+        longer = ("PEXPIRE", self._keys.lease(worker), max(1, int(lease * 1000)))
+        _, _, value = process.run([longer, *given])
         if value is not None:
             process.leases[worker] = value
 

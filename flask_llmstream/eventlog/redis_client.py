@@ -90,6 +90,7 @@ class RedisClients:
         self._free = deque(range(options.connections))
         self._waiting: Deque[Any] = deque()
         self._idle: List[Any] = []
+        self._closed = False
 
     def run(self, commands: Sequence[Command]) -> List[Any]:
         """Send all *commands* at once and return the replies; errors of the server are among them.
@@ -155,6 +156,8 @@ class RedisClients:
             self.drop(client)  # its name may lead to the new primary the next time
         else:
             self._idle.append(client)
+            if self._closed:
+                self._drop_idle()
         return replies
 
     def listen(self) -> Tuple[Any, Any]:
@@ -188,7 +191,8 @@ class RedisClients:
         return (self._redis.RedisError, OSError)
 
     def close(self) -> None:
-        """Close what is idle."""
+        """Close what is idle, and what is in use as soon as it is idle."""
+        self._closed = True
         self._drop_idle()
 
     def _drop_idle(self) -> None:

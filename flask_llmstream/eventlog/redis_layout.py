@@ -11,7 +11,7 @@ All keys of one stream share the hash tag ``{stream}``, so that a cluster has th
 ``llmstream:{stream}:meta``
     a hash of what :meth:`~flask_llmstream.eventlog.EventLog.create` was given, and of a request to stop.
 ``llmstream:{stream}:readers``
-    is there while somebody reads the stream.
+    the names of the processes in which somebody reads the stream; there for as long as one has promised.
 ``llmstream:{stream}:news``
     a channel: the number of the last entry, or ``end``.
 ``llmstream:worker:ID``, ``llmstream:claim:HASH``, ``llmstream:home:ID``
@@ -25,10 +25,12 @@ from collections import deque
 from itertools import chain
 from typing import Any, Deque, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-from flask_llmstream.eventlog.base import PAGE_BYTES
+from flask_llmstream.eventlog.packing import Item
 from flask_llmstream.eventlog.redis_client import Command
 
-__all__ = ["BEGIN", "END", "FIELDS", "SEAL", "Collector", "Item", "Keys", "Meta", "Writer", "number_of"]
+__all__ = [
+    "BEGIN", "END", "FIELDS", "LEFT", "READ", "SEAL", "Keys", "Meta", "Writer", "fields_of", "number_of",
+]
 
 #: Id of the item that seals a stream.
 SEAL = b"18446744073709551615-0"
@@ -36,14 +38,12 @@ SEAL = b"18446744073709551615-0"
 BEGIN = b"0-1"
 #: What is said on its channel when it is sealed.
 END = b"end"
+#: Begins what is said to a process when one of its streams is read (behind id and colon: for how many
+#: milliseconds), and when a process has left it. A bare id: it shall be stopped.
+READ, LEFT = "read:", "left:"
 
 #: Fields of the hash, in the order of :class:`Meta`.
 FIELDS = ("worker", "lease", "home", "keep", "max_events", "max_bytes")
-
-#: Entries and bytes of them in one item, at most; one entry always fits.
-_ITEM_ENTRIES, _ITEM_BYTES = 64, 8192
-#: The share of a stream's bounds that one item may have: whole items are dropped.
-_SHARE = 8
 
 
 class Keys:
@@ -61,7 +61,7 @@ class Keys:
         return f"{self._prefix}:{{{stream}}}:meta"
 
     def readers(self, stream: str) -> str:
-        """Key that is there while somebody reads it."""
+        """Key of who reads it."""
         return f"{self._prefix}:{{{stream}}}:readers"
 
     def news(self, stream: str) -> str:
@@ -106,43 +106,15 @@ class Meta(NamedTuple):
         return cls(worker, lease, home, float(keep), int(events), int(size))
 
 
-class Item(NamedTuple):
-    """One item of a stream."""
-
-    first: int
-    last: int
-    size: int
-    lengths: bytes
-    value: bytes
-
-
 def number_of(item: Tuple[bytes, Any]) -> int:
     """Return the number of the last entry in *item*; 0 for the one that makes a stream exist."""
     return int(item[0].partition(b"-")[0])
 
 
-def items_of(first: int, entries: Sequence[bytes], meta: Meta) -> List[Item]:
-    """Put *entries* into items."""
-    most = max(1, min(_ITEM_ENTRIES, meta.max_events // _SHARE))
-    bytes_ = max(1, min(_ITEM_BYTES, meta.max_bytes // _SHARE))
-    items: List[Item] = []
-    held: List[bytes] = []
-    size = 0
-
-    def put() -> None:
-        lengths = ",".join([str(len(each)) for each in held]).encode()
-        items.append(Item(first, first + len(held) - 1, size, lengths, b"".join(held)))
-
-    for entry in entries:
-        if held and (len(held) >= most or size + len(entry) > bytes_):
-            put()
-            first += len(held)
-            held, size = [], 0
-        held.append(entry)
-        size += len(entry)
-    if held:
-        put()
-    return items
+def fields_of(item: Tuple[bytes, Dict[bytes, bytes]]) -> Tuple[bytes, bytes]:
+    """Return the sizes of the entries in *item*, and all of them."""
+    ((lengths, value),) = item[1].items()
+    return lengths, value
 
 
 class Writer:
@@ -159,6 +131,9 @@ class Writer:
         self.refreshed = 0.0
         #: Whether the callbacks for a request to stop were called.
         self.stopped = False
+        #: Number of the last entry that was written here, and until when somebody reads it elsewhere.
+        self.written = 0
+        self.read_until = 0.0
 
     def load(self, found: Sequence[Tuple[bytes, Dict[bytes, bytes]]]) -> None:
         """Take in all items that the log has."""
@@ -166,7 +141,7 @@ class Writer:
         self.size = 0
         for item in found:
             if item[0] not in (BEGIN, SEAL):
-                ((lengths, value),) = item[1].items()
+                lengths, value = fields_of(item)
                 self.add(Item(number_of(item) - lengths.count(b","), number_of(item), len(value), b"", b""))
         self.loaded = True
 
@@ -202,48 +177,3 @@ class Writer:
                 command += ("MINID", "=", f"{oldest}-0")
             commands.append((*command, f"{item.last}-0", item.lengths, item.value))
         return commands
-
-
-class Collector:
-    """Puts the entries of a page together."""
-
-    def __init__(self, after: int, limit: int) -> None:
-        self.first = after + 1
-        self.entries: List[bytes] = []
-        self.size = 0
-        #: Whether no more fits, or a gap follows.
-        self.full = False
-        self._limit = limit
-
-    @property
-    def next(self) -> int:
-        """Number of the entry that comes next."""
-        return self.first + len(self.entries)
-
-    def missing(self, items: int) -> int:
-        """Return how many more items fill the page, if they are like the *items* so far."""
-        left = min(
-            (self._limit - len(self.entries)) / max(1, len(self.entries)),
-            (PAGE_BYTES - self.size) / max(1, self.size),
-        )
-        return max(1, int(items * left) + 1)
-
-    def add(self, item: Tuple[bytes, Dict[bytes, bytes]]) -> None:
-        """Take the entries of *item* that are wanted."""
-        ((lengths, value),) = item[1].items()
-        sizes = [int(each) for each in lengths.split(b",")]
-        number, start = number_of(item) - len(sizes), 0
-        for size in sizes:
-            number += 1
-            begin, start = start, start + size
-            if number < self.next:
-                continue
-            if not self.entries:
-                self.first = number
-            elif number != self.next or self.size + size > PAGE_BYTES:
-                self.full = True
-            if self.full or len(self.entries) >= self._limit:
-                self.full = True
-                return
-            self.entries.append(value[begin:start])
-            self.size += size

@@ -105,7 +105,8 @@ class Listener:
         while True:
             began = self._runtime.now()
             try:
-                if self._listen():
+                # Not before it has tidied up: whoever wants one then has this one go on.
+                if self._listen() and self._done():
                     return
             except (LogUnavailable, *self._clients.errors) as error:
                 if self._closed.is_set():
@@ -175,9 +176,9 @@ class Listener:
                 self._host.tick()
             if self._host.needed():
                 needed = time
-            elif time - needed > IDLE and self._done():
+            elif time - needed > IDLE:
                 return True
-            if self._closed.is_set() and self._done():
+            if self._closed.is_set():
                 return True
 
     def _ask(self, connection: Any) -> None:

@@ -5,17 +5,31 @@ from __future__ import annotations
 import logging
 import uuid
 from collections import OrderedDict
-from typing import Any, Callable, Dict, List, Optional, Sequence, Set
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Set
 
+from flask_llmstream.eventlog.attending import Attendance, Callbacks
 from flask_llmstream.eventlog.base import INTERRUPTED, OPEN, Page
+from flask_llmstream.eventlog.packing import Collector
+from flask_llmstream.eventlog.redis_audience import Audience
 from flask_llmstream.eventlog.redis_client import Command, RedisClients, RedisOptions, is_error
 from flask_llmstream.eventlog.redis_following import Following
-from flask_llmstream.eventlog.redis_layout import END, FIELDS, SEAL, Collector, Keys, Meta, Writer, number_of
+from flask_llmstream.eventlog.redis_layout import (
+    END,
+    FIELDS,
+    LEFT,
+    READ,
+    SEAL,
+    Keys,
+    Meta,
+    Writer,
+    fields_of,
+    number_of,
+)
 from flask_llmstream.eventlog.redis_listener import Listener, ListenerHost
 from flask_llmstream.exceptions import LogUnavailable
 from flask_llmstream.runtime import current_runtime
 
-__all__ = ["Process", "is_repeated"]
+__all__ = ["Process", "is_over", "is_repeated"]
 
 _log = logging.getLogger(__name__)
 
@@ -32,7 +46,7 @@ _REMEMBERED = 10000
 class Process(ListenerHost):
     """What a log has in one process."""
 
-    def __init__(self, options: RedisOptions, keys: Keys, callbacks: List[Callable[[str], None]]) -> None:
+    def __init__(self, options: RedisOptions, keys: Keys, callbacks: Callbacks) -> None:
         self.closed = False
         self.runtime = current_runtime()
         self.home_name = uuid.uuid4().hex
@@ -45,6 +59,8 @@ class Process(ListenerHost):
         self._others: OrderedDict[str, Writer] = OrderedDict()
         self._keys = keys
         self._callbacks = callbacks
+        self.attendance = Attendance(self.runtime)
+        self.audience = Audience(self.mine, self._publish, self.runtime)
         self._clients = RedisClients(options)
         self.listener = Listener(self, self._clients, self.runtime, options.timeout)
         self._ticks = 0
@@ -128,6 +144,9 @@ class Process(ListenerHost):
                 found[stream].load(each)
         return found
 
+    def _publish(self, numbers: Mapping[str, int]) -> None:
+        self.run([("PUBLISH", self._keys.news(stream), last) for stream, last in numbers.items()])
+
     # -- what more than one method does ----------------------------------------------------
 
     def fetch(self, stream: str, after: int, limit: int) -> Optional[Page]:
@@ -137,9 +156,10 @@ class Process(ListenerHost):
         collector = Collector(after, limit)
         count = FIRST_ITEMS
         unknown = ("HMGET", keys.meta(stream), *FIELDS)
-        items, ends, third = self.run([
-            ("XRANGE", log, f"{collector.next}-0", "+", "COUNT", count),
+        # The end first: what comes between must not look as if a stream had ended without it.
+        ends, items, third = self.run([
             ("XREVRANGE", log, "+", "-", "COUNT", 2),
+            ("XRANGE", log, f"{collector.next}-0", "+", "COUNT", count),
             unknown if writer is None else ("GET", keys.lease(writer.meta.worker)),
         ])
         if writer is None and ends:
@@ -157,8 +177,8 @@ class Process(ListenerHost):
                 return self.fetch(stream, after, limit)
         while True:
             for item in items:
-                if item[0] != SEAL and not collector.full:
-                    collector.add(item)
+                if item[0] != SEAL:
+                    collector.add(number_of(item), *fields_of(item))
             if collector.full or len(items) < count or len(collector.entries) >= limit:
                 break
             # Enough of the same size to fill the page.
@@ -184,7 +204,7 @@ class Process(ListenerHost):
             ends, left = self.run([("XREVRANGE", log, "+", "-", "COUNT", 1), ("PTTL", log)])
             # The first attempt of this call may have got there before its connection broke.
             won = bool(ends) and ends[0][1].get(b"token") == token.encode()
-            late = left > meta.keep * 1000
+            late = won or left > meta.keep * 1000
         else:
             late = won
         if late:
@@ -212,6 +232,8 @@ class Process(ListenerHost):
     def confirmed(self, channel: bytes) -> None:
         if channel == self.home:
             self._look_for_stops()
+            self._look_for_readers()
+            self.audience.listening = bool(self._callbacks.attend)
         else:
             self.following.doubt(self._keys.stream_of(channel), True)
 
@@ -220,13 +242,21 @@ class Process(ListenerHost):
 
     def heard(self, channel: bytes, message: bytes) -> None:
         if channel == self.home:
-            if message:
-                self._stop(message.decode("ascii", "replace"))
+            name = message.decode("ascii", "replace")
+            if name.startswith(READ):
+                stream, _, milliseconds = name[len(READ) :].partition(":")
+                self.audience.heard_of([stream], [int(milliseconds) if milliseconds.isdigit() else 0])
+                self._callbacks.call(self._callbacks.attend, stream)
+            elif name.startswith(LEFT):
+                self._callbacks.call(self._callbacks.leave, name[len(LEFT) :])
+            elif name:
+                self._stop(name)
         else:
             last = int(message) if message.isdigit() else None
             self.following.hear(self._keys.stream_of(channel), last)
 
     def lost(self) -> None:
+        self.audience.listening = False
         self.following.doubt_all()
 
     def tick(self) -> None:
@@ -253,24 +283,35 @@ class Process(ListenerHost):
 
     def _look_for_stops(self) -> None:
         streams = [name for name, writer in list(self.mine.items()) if not writer.stopped]
-        if streams and self._callbacks:
+        if streams and self._callbacks.stop:
             asked = self.run([("HGET", self._keys.meta(stream), "stop") for stream in streams])
             for stream, value in zip(streams, asked):
                 if value:
                     self._stop(stream)
+
+    def _look_for_readers(self) -> None:
+        """Hear of who has begun to read while nobody listened."""
+        streams = list(self.mine) if self._callbacks.attend else []
+        if streams:
+            found = self.run([("PTTL", self._keys.readers(stream)) for stream in streams])
+            self.audience.heard_of(streams, found)
+            for stream, left in zip(streams, found):
+                if left > 0:
+                    self._callbacks.call(self._callbacks.attend, stream)
 
     def _stop(self, stream: str) -> None:
         writer = self.mine.get(stream)
         if writer is None or writer.stopped:
             return
         writer.stopped = True
-        for callback in list(self._callbacks):
-            try:
-                callback(stream)
-            except Exception:
-                _log.exception("a callback failed when a stream was asked to stop")
+        self._callbacks.call(self._callbacks.stop, stream)
 
 
 def is_repeated(reply: Any) -> bool:
     """Whether Redis says that it has this item, or a later one."""
     return is_error(reply) and "equal or smaller" in str(reply)
+
+
+def is_over(end: Sequence[Any]) -> bool:
+    """Whether the newest item of a log, as XREVRANGE tells it, is its seal, or there is none."""
+    return not end or bool(end[0][0] == SEAL)

@@ -20,6 +20,7 @@ from typing import Callable, List, Optional, Sequence, Tuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from flask_llmstream.eventlog import tables
+from flask_llmstream.eventlog.attending import Callbacks
 from flask_llmstream.eventlog.base import OPEN, Batch, EventLog, Page, checked_id, checked_seal
 from flask_llmstream.eventlog.listener import Here
 from flask_llmstream.exceptions import ConfigurationError
@@ -37,7 +38,7 @@ class SQLiteEventLog(EventLog):
     def __init__(self, url: str) -> None:
         self._path, self._timeout = _parse(url)
         self.name = f"sqlite:///{self._path}"
-        self._callbacks: List[Callable[[str], None]] = []
+        self._callbacks = Callbacks()
         self._here = per_process(self._make)
 
     def _make(self) -> Here:
@@ -62,8 +63,8 @@ class SQLiteEventLog(EventLog):
         here = self._here()
 
         def job(db: sqlite3.Connection) -> List[Optional[int]]:
-            added = [tables.append(db, *batch) for batch in batches]
-            tables.prune(db, max(_LEAST_PRUNED, 2 * sum(filter(None, added))))
+            added = here.appender.append_many(db, batches, here.database.validity)
+            tables.prune(db, max(_LEAST_PRUNED, 2 * here.appender.rows))
             return added
 
         added = here.database.write(job)
@@ -73,12 +74,22 @@ class SQLiteEventLog(EventLog):
         return refused
 
     def seal(self, stream: str, state: str) -> bool:
-        checked_seal(state)
+        return bool(self._seal([(stream, state)]))
+
+    def seal_many(self, ends: Sequence[Tuple[str, str]]) -> None:
+        self._seal(ends)
+
+    def _seal(self, ends: Sequence[Tuple[str, str]]) -> List[str]:
+        """Seal each stream in one transaction; return those that were open."""
+        for _, state in ends:
+            checked_seal(state)
         here = self._here()
-        sealed = here.database.write(lambda db: tables.seal(db, stream, state))
-        here.ended([stream])
+        sealed = here.database.write(
+            lambda db: [stream for stream, state in ends if tables.seal(db, stream, state)]
+        )
+        here.ended([stream for stream, _ in ends])
         if sealed:
-            here.changed([stream])
+            here.changed(sealed)
         return sealed
 
     def read(self, stream: str, after: int, limit: int = 256) -> Optional[Page]:
@@ -110,7 +121,8 @@ class SQLiteEventLog(EventLog):
                     return
                 waiting.seen = found.last if waiting.seen is None else min(waiting.seen, found.last)
             here.listen()
-            waiting.flag.wait(max(0.0, timeout))
+            if not here.closed:  # else nobody would wake it
+                waiting.flag.wait(max(0.0, timeout))
         finally:
             here.waiters.leave(stream, waiting)
 
@@ -123,26 +135,55 @@ class SQLiteEventLog(EventLog):
         return True
 
     def on_stop(self, callback: Callable[[str], None]) -> None:
-        self._callbacks.append(callback)
+        self._callbacks.stop.append(callback)
+        self._listen()
+
+    def on_attend(self, callback: Callable[[str], None]) -> bool:
+        self._callbacks.attend.append(callback)
+        self._listen()
+        return True
+
+    def on_leave(self, callback: Callable[[str], None]) -> bool:
+        self._callbacks.leave.append(callback)
+        self._listen()
+        return True
+
+    def _listen(self) -> None:
         here = self._here()
         if here.own:
             here.listen()
 
     def claim(self, key: str, stream: str, keep: float) -> str:
-        here = self._here()
         # A key that is bound, which is the rule where many ask, is only read.
-        found = here.read(("claim", key), lambda db: tables.claimed(db, key))
+        found = self.bound(key)
         if found is not None:
             return found
-        return here.database.write(lambda db: tables.claim(db, key, stream, keep))
+        return self._here().database.write(lambda db: tables.claim(db, key, stream, keep))
+
+    def bind(self, key: str, stream: str, keep: float) -> None:
+        checked_id(stream)
+        self._here().database.write(lambda db: tables.bind(db, key, stream, keep))
+
+    def bound(self, key: str) -> Optional[str]:
+        return self._here().read(("claim", key), lambda db: tables.claimed(db, key))
 
     def attend(self, stream: str, seconds: float) -> None:
         here = self._here()
-        if here.attends(stream, seconds):
-            here.database.write(lambda db: tables.attend(db, stream, seconds))
+        if here.attendance.is_due(stream, seconds):
+            with here.attendance.telling(stream):
+                here.database.write(lambda db: tables.attend(db, stream, here.id, seconds))
+            here.attended([stream])
+            here.tell(b"read", [stream])
 
     def attended(self, stream: str) -> bool:
         return self._here().database.read(lambda db: tables.attended(db, stream))
+
+    def leave(self, stream: str) -> None:
+        here = self._here()
+        if here.attendance.forget(stream):
+            here.database.write(lambda db: tables.leave(db, stream, here.id))
+            here.left([stream])
+            here.tell(b"left", [stream])
 
     def renew(self, worker: str, lease: float) -> None:
         self._here().database.write(lambda db: tables.renew(db, worker, lease))

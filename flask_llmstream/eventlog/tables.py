@@ -7,24 +7,27 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Sequence
+from typing import Any, Dict, Iterable, NamedTuple, Optional, Sequence
 
-from flask_llmstream.eventlog.base import FIRST_LEASE, INTERRUPTED, OPEN, PAGE_BYTES, Page
+from flask_llmstream.eventlog.base import FIRST_LEASE, INTERRUPTED, OPEN, Page
+from flask_llmstream.eventlog.packing import Collector
 from flask_llmstream.runtime import per_process
 
 __all__ = [
+    "ADDED",
     "SCHEMA",
     "State",
     "VERSION",
-    "append",
     "attend",
     "attended",
+    "bind",
     "claim",
     "claimed",
     "create",
     "find",
     "interrupt",
     "lapse",
+    "leave",
     "page",
     "prune",
     "renew",
@@ -33,7 +36,7 @@ __all__ = [
 ]
 
 #: Number of the schema. A file with another one is left alone.
-VERSION = 1
+VERSION = 2
 
 #: The statements that make it.
 SCHEMA = (
@@ -42,15 +45,15 @@ SCHEMA = (
         key INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, worker TEXT NOT NULL,
         keep REAL NOT NULL, max_events INTEGER NOT NULL, max_bytes INTEGER NOT NULL,
         state TEXT NOT NULL DEFAULT 'open', stop INTEGER NOT NULL DEFAULT 0, until REAL,
-        attended REAL NOT NULL DEFAULT 0,
-        last INTEGER NOT NULL DEFAULT 0, count INTEGER NOT NULL DEFAULT 0, bytes INTEGER NOT NULL DEFAULT 0)
+        attended REAL NOT NULL DEFAULT 0)
     """,
     "CREATE INDEX streams_ended ON streams (until) WHERE until IS NOT NULL",
     "CREATE INDEX streams_open ON streams (worker) WHERE state = 'open'",
-    # The rows of a stream lie side by side, in the order in which they are read.
+    # The rows of a stream lie side by side, in the order in which they are read; each has some entries
+    # (flask_llmstream.eventlog.packing) and the number of the last.
     """
     CREATE TABLE entries (
-        stream INTEGER NOT NULL, number INTEGER NOT NULL, body BLOB NOT NULL,
+        stream INTEGER NOT NULL, number INTEGER NOT NULL, lengths BLOB NOT NULL, body BLOB NOT NULL,
         PRIMARY KEY (stream, number)) WITHOUT ROWID
     """,
     "CREATE TABLE claims (key TEXT PRIMARY KEY, stream TEXT NOT NULL, until REAL NOT NULL) WITHOUT ROWID",
@@ -58,11 +61,22 @@ SCHEMA = (
     "CREATE TABLE leases (worker TEXT PRIMARY KEY, boot TEXT NOT NULL, until REAL NOT NULL) WITHOUT ROWID",
 )
 
+#: What a file may lack that an earlier version of the same schema has made, and does not mind.
+ADDED = (
+    # Which processes read a stream; streams.attended is the longest promise of all of them.
+    """
+    CREATE TABLE IF NOT EXISTS readers (
+        stream INTEGER NOT NULL, process TEXT NOT NULL, until REAL NOT NULL,
+        PRIMARY KEY (stream, process)) WITHOUT ROWID
+    """,
+)
+
 #: Ids in one query: SQLite takes 999 values.
 _AT_ONCE = 400
 
 _IS_OVER = "(leases.boot <> :boot OR leases.until < :now)"
 _LEASE_IS_OVER = f"EXISTS (SELECT 1 FROM leases WHERE leases.worker = streams.worker AND {_IS_OVER})"
+_LAST = "(SELECT ifnull(max(number), 0) FROM entries WHERE entries.stream = streams.key)"
 _SEAL = "UPDATE streams SET state = :state, until = :wall + keep WHERE state = 'open'"
 
 
@@ -75,6 +89,8 @@ class State(NamedTuple):
     state: str
     #: Whether it has been asked to stop.
     stop: int
+    #: Whether somebody has said that they read it.
+    is_read: int
     #: Whether it is open and its worker's lease is over.
     is_over: int
 
@@ -111,49 +127,14 @@ def create(
     )
 
 
-def append(db: sqlite3.Connection, stream: str, first: int, entries: Sequence[bytes]) -> Optional[int]:
-    """Append what is new of *entries*; return how many that are, ``None`` if there is no open stream."""
-    found = db.execute(
-        "SELECT key, last, count, bytes, max_events, max_bytes FROM streams WHERE id = ? AND state = 'open'",
-        (stream,),
-    ).fetchone()
-    if found is None:
-        return None
-    key, last, count, size, max_events, max_bytes = found
-    if first <= last:
-        entries = entries[last + 1 - first :]
-        first = last + 1
-    if not entries:
-        return 0
-    db.executemany(
-        "INSERT INTO entries VALUES (?, ?, ?)",
-        [(key, number, entry) for number, entry in enumerate(entries, first)],
-    )
-    count += len(entries)
-    size += sum(map(len, entries))
-    last = first + len(entries) - 1
-    if count > max_events or size > max_bytes:
-        cut = 0
-        for number, length in db.execute(
-            "SELECT number, length(body) FROM entries WHERE stream = ? AND number < ? ORDER BY number",
-            (key, last),
-        ):
-            if count <= max_events and size <= max_bytes:
-                break
-            cut, count, size = number, count - 1, size - length
-        db.execute("DELETE FROM entries WHERE stream = ? AND number <= ?", (key, cut))
-    db.execute("UPDATE streams SET last = ?, count = ?, bytes = ? WHERE key = ?", (last, count, size, key))
-    return len(entries)
-
-
 def find(db: sqlite3.Connection, streams: Sequence[str]) -> Dict[str, State]:
     """Return those of *streams* that are readable."""
     found: Dict[str, State] = {}
     for start in range(0, len(streams), _AT_ONCE):
         ids = {f"id{n}": stream for n, stream in enumerate(streams[start : start + _AT_ONCE])}
         rows = db.execute(
-            f"SELECT id, key, last, state, stop, state = 'open' AND {_LEASE_IS_OVER} FROM streams"
-            f" WHERE id IN (:{', :'.join(ids)}) AND (until IS NULL OR until > :wall)",
+            f"SELECT id, key, {_LAST}, state, stop, attended > :now, state = 'open' AND {_LEASE_IS_OVER}"
+            f" FROM streams WHERE id IN (:{', :'.join(ids)}) AND (until IS NULL OR until > :wall)",
             _values(**ids),
         )
         found.update((row[0], State(*row)) for row in rows)
@@ -163,19 +144,15 @@ def find(db: sqlite3.Connection, streams: Sequence[str]) -> Dict[str, State]:
 def page(db: sqlite3.Connection, stream: State, after: int, limit: int) -> Page:
     """Return the entries after *after*, up to a gap."""
     rows: Iterable[Any] = db.execute(
-        "SELECT number, body FROM entries WHERE stream = ? AND number > ? ORDER BY number LIMIT ?",
+        "SELECT number, lengths, body FROM entries WHERE stream = ? AND number > ? ORDER BY number LIMIT ?",
         (stream.key, after, limit),
     )
-    first, size = after + 1, 0
-    entries: List[bytes] = []
-    for number, body in rows:
-        if not entries:
-            first = number
-        elif number != first + len(entries) or size + len(body) > PAGE_BYTES:
+    found = Collector(after, limit)
+    for row in rows:
+        found.add(*row)
+        if found.full:
             break
-        entries.append(body)
-        size += len(body)
-    return Page(first, entries, stream.last, stream.state)
+    return Page(found.first, found.entries, stream.last, stream.state)
 
 
 def seal(db: sqlite3.Connection, stream: str, state: str) -> bool:
@@ -211,14 +188,34 @@ def claim(db: sqlite3.Connection, key: str, stream: str, keep: float) -> str:
     found = claimed(db, key)
     if found is not None:
         return found
-    db.execute("INSERT OR REPLACE INTO claims VALUES (?, ?, ?)", (key, stream, time.time() + keep))
+    bind(db, key, stream, keep)
     return stream
 
 
-def attend(db: sqlite3.Connection, stream: str, seconds: float) -> None:
-    """Note that the stream is read for so many seconds."""
+def bind(db: sqlite3.Connection, key: str, stream: str, keep: float) -> None:
+    """Bind *key* to *stream*, whatever it was bound to."""
+    db.execute("INSERT OR REPLACE INTO claims VALUES (?, ?, ?)", (key, stream, time.time() + keep))
+
+
+def attend(db: sqlite3.Connection, stream: str, process: str, seconds: float) -> None:
+    """Note that the stream is read in *process* for so many seconds."""
     until = time.monotonic() + seconds
     db.execute("UPDATE streams SET attended = max(attended, ?) WHERE id = ?", (until, stream))
+    db.execute(
+        "INSERT OR REPLACE INTO readers SELECT key, ?, ? FROM streams WHERE id = ?", (process, until, stream)
+    )
+
+
+def leave(db: sqlite3.Connection, stream: str, process: str) -> None:
+    """Note that the stream is read in *process* no longer."""
+    db.execute(
+        "DELETE FROM readers WHERE stream = (SELECT key FROM streams WHERE id = ?) AND process = ?",
+        (stream, process),
+    )
+    db.execute(
+        "UPDATE streams SET attended = (SELECT ifnull(max(until), 0) FROM readers WHERE stream = key)"
+        " WHERE id = ?", (stream,)
+    )
 
 
 def attended(db: sqlite3.Connection, stream: str) -> bool:
@@ -261,6 +258,7 @@ def prune(db: sqlite3.Connection, limit: int) -> int:
         else:
             statement, values = "", found
             dropped += db.execute("DELETE FROM streams WHERE key = ?", found).rowcount
+            db.execute("DELETE FROM readers WHERE stream = ?", found)
         dropped += db.execute("DELETE FROM entries WHERE stream = ?" + statement, values).rowcount
     if dropped < limit:
         dropped += db.execute(

@@ -1,4 +1,5 @@
-"""Test kit: a live gunicorn, an upstream that plays a script, arrival times, a clock to move by hand.
+"""Test kit: a live gunicorn, an upstream that plays a script, arrival times, a clock to move by hand, and
+the tests that every event log passes.
 
 Everything here works on real processes and real sockets, and none of it needs pytest. Names are
 imported on first use, so that ``python -m flask_llmstream.testing.upstreams`` is what it says.
@@ -11,11 +12,13 @@ from typing import TYPE_CHECKING, Any, List
 
 if TYPE_CHECKING:
     from flask_llmstream.testing.clock import ManualClock
+    from flask_llmstream.testing.eventlog import EventLogContract
     from flask_llmstream.testing.live import LiveServer, gunicorn_server
     from flask_llmstream.testing.timing import StreamReader, read_stream, send_request, wait_until
     from flask_llmstream.testing.upstreams import ScriptedUpstream
 
 __all__ = [
+    "EventLogContract",
     "LiveServer",
     "ManualClock",
     "ScriptedUpstream",
@@ -28,6 +31,7 @@ __all__ = [
 
 #: Where each public name comes from.
 _EXPORTS = {
+    "EventLogContract": "flask_llmstream.testing.eventlog",
     "LiveServer": "flask_llmstream.testing.live",
     "ManualClock": "flask_llmstream.testing.clock",
     "ScriptedUpstream": "flask_llmstream.testing.upstreams",

@@ -191,8 +191,8 @@ class Connection(asyncio.Protocol):
     def _gone(self, who: str) -> None:
         if self.peer.closed_at is not None:
             return
+        self.peer.closed_by = who  # first: other threads wait for the time
         self.peer.closed_at = time.monotonic()
-        self.peer.closed_by = who
         if self.peer.exchanges:
             # The transport drops what it holds; note now what never left.
             unsent = self._transport.get_write_buffer_size()

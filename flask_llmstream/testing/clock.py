@@ -13,7 +13,7 @@ class ManualClock:
     ::
 
         clock = ManualClock()
-        chunker = SentenceChunker(clock=clock)
+        progress = Progress(clock=clock)  # of flask_llmstream.client.progress
         clock.advance(0.5)
     """
 

@@ -24,7 +24,9 @@ from statistics import median
 from typing import Any, Callable, Dict, List, Tuple
 
 from flask_llmstream.eventlog import Page
-from flask_llmstream.testing.logs import LogTest, follow, new_id, together
+from flask_llmstream.testing.attendance import AttendanceContract
+from flask_llmstream.testing.keys import KeyContract
+from flask_llmstream.testing.logs import follow, new_id, together
 from flask_llmstream.testing.timing import wait_until
 
 __all__ = ["EventLogContract"]
@@ -38,7 +40,7 @@ def in_ms(seconds: List[float]) -> str:
     return ", ".join(f"{1000 * each:.1f}" for each in seconds) + " ms"
 
 
-class EventLogContract(LogTest):
+class EventLogContract(KeyContract, AttendanceContract):
     """What an event log must do. Give :meth:`make_log`, and :meth:`other_process` if there can be one."""
 
     # -- appending and reading -----------------------------------------------------------
@@ -157,6 +159,8 @@ class EventLogContract(LogTest):
             lambda: self.open().create("no id", "w", 1, 1, 1),
             lambda: self.open().create("", "w", 1, 1, 1),
             lambda: log.seal(self.begin(log), "open"),
+            lambda: log.seal_many([(self.begin(log), "finished"), (self.begin(log), "open")]),
+            lambda: log.bind("key", "no id", 1.0),
         ):
             try:
                 misuse()
@@ -182,15 +186,27 @@ class EventLogContract(LogTest):
         for reader in logs:
             assert reader.read(stream, 0) == Page(1, [b"x"], 1, states[won.index(True)])
 
+    def test_several_are_sealed_together(self) -> None:
+        log = self.open()
+        over, lost, other = [self.begin(log) for _ in range(3)]
+        assert log.seal(over, "finished")
+        ends = [(over, "interrupted"), (lost, "interrupted"), (other, "finished"), (new_id(), "finished")]
+        log.seal_many(ends)
+        states = [page.state for page in (log.read(stream, 0) for stream in (over, lost, other)) if page]
+        assert states == ["finished", "interrupted", "finished"]
+
     def test_stream_is_readable_for_its_time(self) -> None:
         log = self.open()
         short, long = self.begin(log, keep=0.6), self.begin(log, keep=60.0)
         log.append_many([(short, 1, [b"x"]), (long, 1, [b"x"])])
         time.sleep(0.9)
         assert log.read(short, 0) is not None, "the time begins at the end of the stream"
-        for stream in (short, long):
+        for stream, keep in ((short, 0.6), (long, 60.0)):
+            began = time.monotonic()
             assert log.seal(stream, "finished")
-            assert log.read(stream, 0) == Page(1, [b"x"], 1, "finished")
+            page = log.read(stream, 0)
+            # On a machine that stands still for a moment its time may be over by now.
+            assert page == Page(1, [b"x"], 1, "finished") or time.monotonic() - began > keep
         wait_until(lambda: log.read(short, 0) is None, 10, "the stream to be past its time")
         assert not log.append(short, 2, [b"x"])
         assert log.read(long, 0) is not None
@@ -273,7 +289,7 @@ class EventLogContract(LogTest):
         results = together([write] + [follower] * 200)
         assert results[1:] == [([b"now"], "finished")] * 200
         self.note(f"200 followers were woken within {1000 * (max(woken) - times[0]):.1f} ms")
-        assert max(woken) - times[0] < 2 * LATE
+        assert max(woken) - times[0] < 4 * LATE
 
     # -- stopping ------------------------------------------------------------------------
 
@@ -303,41 +319,7 @@ class EventLogContract(LogTest):
         logs[0].seal(streams[0], "finished")
         assert not logs[1].request_stop(streams[0])
 
-    def test_readers_are_known_of_elsewhere(self) -> None:
-        reader, writer = self.open(), self.open()
-        stream, other = self.begin(writer), self.begin(writer)
-        assert not writer.attended(stream)
-
-        def is_attended() -> bool:
-            reader.attend(stream, 0.6)
-            time.sleep(0.02)
-            return writer.attended(stream)
-
-        wait_until(is_attended, 10, "the reader to be known of")
-        assert not writer.attended(other)
-        wait_until(lambda: not writer.attended(stream), 10, "the reader to be missed")
-        reader.attend(new_id(), 1.0)
-
-    # -- claims and leases ---------------------------------------------------------------
-
-    def test_key_is_claimed_once(self) -> None:
-        logs = [self.open(), self.open()]
-        for key in ("simple", "with spaces, \u00fcml\u00e4uts and 'quotes'", "k" * 255):
-            streams = [new_id() for _ in range(20)]
-            held = together([
-                partial(logs[number % 2].claim, key, stream, 60.0)
-                for number, stream in enumerate(streams)
-            ])
-            assert len(set(held)) == 1 and held[0] in streams
-            assert logs[0].claim(key, held[0], 60.0) == held[0]
-        assert logs[0].claim("another", "ab", 60.0) == "ab"
-
-    def test_claim_ends(self) -> None:
-        log = self.open()
-        assert log.claim("key", "ab", 0.5) == "ab"
-        assert log.claim("key", "cd", 0.5) == "ab"
-        wait_until(lambda: log.claim("key", "cd", 60.0) == "cd", 10, "the claim to end")
-        assert log.claim("key", "ef", 60.0) == "cd"
+    # -- leases --------------------------------------------------------------------------
 
     def test_stream_of_a_worker_without_lease_is_interrupted(self) -> None:
         log, other = self.open(), self.open()
@@ -367,9 +349,9 @@ class EventLogContract(LogTest):
     def test_worker_that_begins_a_stream_has_a_lease(self) -> None:
         log = self.open()
         worker = new_id()
-        log.renew(worker, 0.2)
+        log.renew(worker, 0.5)
         old = self.begin(log, worker=worker)
-        time.sleep(0.5)
+        time.sleep(0.7)
         new = self.begin(log, worker=worker)
         states = [(log.read(each, 0) or Page(0, [], 0, "unknown")).state for each in (old, new)]
         assert states == ["interrupted", "open"]
@@ -477,7 +459,7 @@ class EventLogContract(LogTest):
             return
         log = self.open()
         stream = new_id()
-        writer = self.start("write", stream, 100000, 0.01, 1.0)
+        writer = self.start("write", stream, 100000, 0.01, 2.0)
         wait_until(lambda: (log.read(stream, 0) or Page(0, [], 0, "")).last > 20, 30, "some entries")
         writer.kill()
         writer.wait()

@@ -7,9 +7,10 @@ Decisions:
    that somebody else may take first.
 2. The server gets a session of its own: a Ctrl-C on the test run does not reach it, and what is
    left of it is ended as one process group, while the number of that group cannot be reused.
-3. It ends gracefully unless a test says otherwise, so that coverage measured in the workers
-   (``COVERAGE_PROCESS_START``) is written. A stream that is left open to the end costs that:
-   gunicorn kills its worker.
+3. Leaving the block ends it at once, but in good order: workers leave by themselves, so that coverage
+   measured in them (``COVERAGE_PROCESS_START``) is written. Asked gracefully, a gevent worker takes up
+   to a second to notice, and an idle keep-alive connection, as every browser has one, holds it for the
+   whole ``graceful_timeout`` and then costs it its life, and the coverage.
 """
 
 from __future__ import annotations
@@ -259,7 +260,8 @@ def gunicorn_server(
     :param timeout: seconds in which all workers must have loaded the app. Defaults to 30.
     :raises AssertionError: if they have not; shows the log.
 
-    The log goes to standard error where the block is left by an exception.
+    The log goes to standard error where the block is left by an exception. Leaving it ends the server
+    at once; ``server.stop()`` at its end lets open streams end first.
     """
     settings: Dict[str, Any] = {
         "bind": "127.0.0.1:0",
@@ -317,4 +319,4 @@ def gunicorn_server(
             print(f"--- log of {' '.join(command)}\n{server.log()}---", file=sys.stderr)
             raise
         finally:
-            server.stop()
+            server.stop(graceful=False)

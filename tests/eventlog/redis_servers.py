@@ -7,11 +7,12 @@ import signal
 import socket
 import subprocess
 from pathlib import Path
-from typing import Any, List, Optional
+from typing import Any, Dict, List, Optional
 
 import pytest
 
 from flask_llmstream.testing import wait_until
+from flask_llmstream.testing.logs import new_id
 
 #: Slots of a cluster.
 SLOTS = 16384
@@ -43,6 +44,11 @@ class Server:
     @property
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.port}/0"
+
+    @property
+    def hasty_url(self) -> str:
+        """The URL of a log that does not wait for long."""
+        return f"{self.url}?timeout=0.5"
 
     def start(self) -> None:
         with (self.folder / "log").open("ab") as log:
@@ -85,3 +91,12 @@ class Server:
         """Have it answer again."""
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
+
+
+def begin(log: Any, **options: Any) -> str:
+    """Begin a stream; return its id."""
+    stream = new_id()
+    given: Dict[str, Any] = dict(worker="w", keep=60.0, max_events=10000, max_bytes=1 << 20)
+    given.update(options)
+    log.create(stream, **given)
+    return stream

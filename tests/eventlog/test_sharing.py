@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import Any, Callable, List
+from typing import Any, Callable, List, Optional
 
 import pytest
 
@@ -13,11 +13,30 @@ from flask_llmstream.runtime import Runtime
 from flask_llmstream.testing import wait_until
 
 
+class Noting(Runtime):
+    """Notes who waits for the read of another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waiting: List[object] = []
+
+    def flag(self) -> Any:
+        waiting = self.waiting
+
+        class Flag(threading.Event):
+            def wait(self, timeout: Optional[float] = None) -> bool:
+                waiting.append(self)
+                return super().wait(timeout)
+
+        return Flag()
+
+
 class Asking:
     """Threads that ask one after another; the reads wait until they are let go."""
 
     def __init__(self) -> None:
-        self.shared = SharedReads(Runtime())
+        self.runtime = Noting()
+        self.shared = SharedReads(self.runtime)
         self.go = threading.Event()
         self.begun = 0
         self.answers: List[Any] = []
@@ -40,7 +59,8 @@ class Asking:
         thread = threading.Thread(target=run)
         self.threads.append(thread)
         thread.start()
-        wait_until(lambda: self.shared._pending or not thread.is_alive())
+        # It leads one of the reads, or has joined one: a thread that was only started might come too late.
+        wait_until(lambda: len(self.shared._pending) + len(self.runtime.waiting) >= len(self.threads))
 
     def finish(self) -> List[Any]:
         self.go.set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import socket
@@ -201,7 +202,7 @@ def test_file_that_is_damaged(log: SQLiteEventLog, path: Path) -> None:
     "statement, message",
     [
         ("CREATE TABLE bills (amount INTEGER)", "belongs to another program; choose another path"),
-        ("PRAGMA user_version=7", "number 7 and this version writes 1"),
+        ("PRAGMA user_version=7", "number 7 and this version writes 2"),
     ],
 )
 def test_database_of_others_is_left_alone(
@@ -214,6 +215,25 @@ def test_database_of_others_is_left_alone(
         begin(log)
     assert not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'streams'").fetchall()
     connection.close()
+
+
+def test_file_of_an_older_version_gets_what_it_lacks(path: Path) -> None:
+    """An older worker goes on with it, too: nothing else has changed."""
+    old = SQLiteEventLog(f"sqlite:///{path}")
+    stream = begin(old)
+    with contextlib.closing(sqlite3.connect(str(path))) as connection:
+        connection.execute("DROP TABLE readers")
+    new = SQLiteEventLog(f"sqlite:///{path}")
+    try:
+        new.attend(stream, 20.0)
+        assert old.attended(stream)
+        new.leave(stream)
+        assert not old.attended(stream)
+        old.attend(stream, 20.0)
+        assert new.attended(stream)
+    finally:
+        old.close()
+        new.close()
 
 
 def test_directory_in_place_of_the_file(log: SQLiteEventLog, path: Path) -> None:
@@ -311,8 +331,12 @@ def test_child_of_a_fork_opens_its_own(path: Path) -> None:
 
         log = open_log(f"sqlite:///{sys.argv[1]}")
         log.create("ab", "parent", 60, 100, 1000)
-        log.on_stop(lambda stream: print("asked", stream, os.getpid() == parent, flush=True))
+        asked = threading.Event()
+        def stop(stream):
+            print("asked", stream, os.getpid() == parent, flush=True)
+            asked.set()
         parent = os.getpid()
+        log.on_stop(stop)
         log.append("ab", 1, [b"parent"])
         log.wait("ab", 1, 0.05)
         child = os.fork()
@@ -328,7 +352,8 @@ def test_child_of_a_fork_opens_its_own(path: Path) -> None:
         time.sleep(0.2)
         log.append("ab", 3, [b"parent again"])
         assert os.waitpid(child, 0)[1] == 0
-        time.sleep(0.3)
+        assert asked.wait(20)
+        time.sleep(0.1)  # once only
         log.append("ab", 4, [b"end"])
         print(log.read("ab", 3).entries)
         log.close()
@@ -356,7 +381,7 @@ def test_lock_that_is_held_blocks_no_other_greenlet(path: Path, holder: "subproc
                 gevent.sleep(0.01)
                 gaps.append(time.monotonic() - before)
 
-        log = open_log(f"sqlite:///{sys.argv[1]}?timeout=1")
+        log = open_log(f"sqlite:///{sys.argv[1]}?timeout=2")
         ticker = gevent.spawn(tick)
         began = time.monotonic()
         try:
@@ -370,7 +395,8 @@ def test_lock_that_is_held_blocks_no_other_greenlet(path: Path, holder: "subproc
     )
     took, gap, count = (float(word) for word in said.split())
     print(f"the hub was held up for at most {1000 * gap:.1f} ms while a lock was waited for {took:.1f} s")
-    assert took > 0.9 and gap < 0.5 and count > 20
+    # Where the hub waits for the lock itself, that is one gap of 2 s, and nothing else is counted.
+    assert took > 1.9 and gap < 1.8 and count > 20
 
 
 def test_greenlet_is_killed_while_it_waits_for_a_lock(
@@ -384,7 +410,7 @@ def test_greenlet_is_killed_while_it_waits_for_a_lock(
         import sys, time, gevent
         from flask_llmstream.eventlog import open_log
 
-        log = open_log(f"sqlite:///{sys.argv[1]}?timeout=1")
+        log = open_log(f"sqlite:///{sys.argv[1]}?timeout=2")
         greenlet = gevent.spawn(log.create, "ab", "worker", 60, 10, 1000)
         reader = gevent.spawn(log.read, "ab", 0)
         other = gevent.spawn(log.read, "ab", 0)
@@ -397,7 +423,7 @@ def test_greenlet_is_killed_while_it_waits_for_a_lock(
         """,
         path,
     ).split()
-    assert float(said[0]) < 0.5 and said[1:] == ["None", "None"]
+    assert float(said[0]) < 1.5 and said[1:] == ["None", "None"]
 
 
 # -- wake-ups --------------------------------------------------------------------------------
