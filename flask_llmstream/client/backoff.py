@@ -18,9 +18,12 @@ class Backoff:
     :param retries: how many attempts in a row may fail.
     :param random: returns a number from 0 up to 1. The wait grows by up to half of itself, so
         that the clients of a server that was restarted do not all come back at the same moment.
+    :raises ValueError: for other *retries* than a number of 0 or more.
     """
 
     def __init__(self, retries: int, random: Callable[[], float]) -> None:
+        if not isinstance(retries, (int, float)) or not retries >= 0:
+            raise ValueError(f"retries is {retries!r:.80}, expected a number of 0 or more; 0 raises at once")
         self._retries = retries
         self._random = random
         self._failed = 0

@@ -10,16 +10,18 @@ import socket
 import threading
 import time
 from http.client import RemoteDisconnected
+from typing import Optional
 
 import requests
 from urllib3.exceptions import DecodeError, ProtocolError, ReadTimeoutError
 
 from flask_llmstream.client.body import Body
+from flask_llmstream.client.decoding import MEDIA_TYPES, READABLE
 from flask_llmstream.exceptions import StreamRefused
 from flask_llmstream.sansio.headers import essence, parse_retry_after
 from flask_llmstream.upstream.errors import causes, name_of
 
-__all__ = ["is_event_stream", "is_timeout", "reason_of", "refused"]
+__all__ = ["is_cut_head", "is_timeout", "media_type_of", "reason_of", "refused"]
 
 #: As much of a refusal's body as is kept, in bytes, and how long it is waited for, in seconds.
 _EXCERPT = 1024
@@ -56,12 +58,21 @@ def is_timeout(exc: BaseException) -> bool:
     return any(isinstance(each, timeouts) and not getattr(each, "errno", 0) for each in causes(exc))
 
 
-def is_event_stream(response: requests.Response) -> bool:
-    """Whether *response* is one that a client may read events from."""
+def media_type_of(response: requests.Response) -> Optional[str]:
+    """Return the media type of *response*, ``None`` where a client may not read events from it."""
     # "essence is text/event-stream": letter case and parameters do not matter.
     # https://html.spec.whatwg.org/multipage/server-sent-events.html#sse-processing-model
-    is_essence = essence(response.headers.get("Content-Type")) == "text/event-stream"
-    return response.status_code == 200 and is_essence
+    found = essence(response.headers.get("Content-Type"))
+    return found if response.status_code == 200 and found in READABLE else None
+
+
+def is_cut_head(response: requests.Response) -> bool:
+    """Whether the connection may have broken inside the head of *response*, which has no body.
+
+    Python's http.client takes what there is of a head for the whole.
+    """
+    found = essence(response.headers.get("Content-Type"))
+    return response.status_code == 200 and any(each.startswith(found) for each in READABLE)
 
 
 def refused(body: Body) -> StreamRefused:
@@ -71,7 +82,8 @@ def refused(body: Body) -> StreamRefused:
     seen = f"{status} {response.reason or ''}".rstrip()
     if status == 200:
         found = response.headers.get("Content-Type")
-        seen = f"200 with Content-Type {found!r}, expected 'text/event-stream'"
+        wanted = " or ".join(map(repr, MEDIA_TYPES.values()))
+        seen = f"200 with Content-Type {found!r}, expected {wanted}"
     retry_after = parse_retry_after(response.headers.get("Retry-After"), time.time())
     if retry_after is not None:
         seen += f"; it asks to come back after {retry_after:.0f} s"

@@ -7,7 +7,8 @@ Decisions
 2. A request with a side effect is sent once. What has broken is followed where the server has
    named it (``Content-Location`` of a resumable stream) with a GET, whatever began it. Else only a
    GET is repeated, and only where the server gave ids, so that ``Last-Event-ID`` continues the
-   answer: without them it would begin again.
+   answer: without them it would begin again. A refusal that says when to ask again (429 and 503 with
+   ``Retry-After``) came before anything was begun: what was refused so is repeated, POST or not.
 3. An end without a terminal event is an error. The end of the connection says nothing: a
    close-delimited body that was cut looks like a complete one.
 4. :meth:`StreamClient.close` may be called from anywhere and returns at once. Whoever was reading
@@ -21,7 +22,7 @@ import re
 import threading
 from collections import deque
 from types import TracebackType
-from typing import Any, Callable, Deque, Dict, Iterator, Mapping, Optional, Sequence, Tuple, Type
+from typing import Any, Callable, Deque, Iterator, Mapping, Optional, Sequence, Tuple, Type
 from urllib.parse import urljoin, urlsplit
 
 import requests
@@ -29,34 +30,33 @@ from requests.structures import CaseInsensitiveDict
 
 from flask_llmstream.client.backoff import Backoff
 from flask_llmstream.client.body import Body
-from flask_llmstream.client.faults import is_event_stream, is_timeout, reason_of, refused
-from flask_llmstream.client.native import (
-    channel_of,
-    failure_of,
-    fields_of,
-    text_of,
-    usage_of,
-    whole_characters,
-)
+from flask_llmstream.client.decoding import decoder_of
+from flask_llmstream.client.faults import is_cut_head, is_timeout, media_type_of, reason_of, refused
+from flask_llmstream.client.native import channel_of, failure_of, fields_of, usage_of
 from flask_llmstream.client.opening import Opening
+from flask_llmstream.client.progress import Progress
+from flask_llmstream.client.reading_events import snapshots_in, texts_in
 from flask_llmstream.exceptions import StreamError, StreamInterrupted, StreamRefused
 from flask_llmstream.reading import READ_ERRORS
 from flask_llmstream.sansio.events import Event, Usage
 from flask_llmstream.sansio.jsontext import dump_bytes
-from flask_llmstream.sansio.sse import SSEDecoder
 from flask_llmstream.upstream.errors import name_of
 
 __all__ = ["StreamClient"]
 
 #: Refusals after which the next attempt may succeed.
 _TRANSIENT = frozenset({429, 500, 502, 503, 504})
+#: Those of them that, with a Retry-After, say that nothing was begun.
+_POSTPONED = frozenset({429, 503})
+#: Redirects behind which a POST has become a GET: somebody has acted on it already.
+_SEE_OTHER = frozenset({301, 302, 303})
 #: Seconds that a server has after its last event to end the body.
 _FINISH_TIMEOUT = 0.25
 _STREAM_ID = re.compile(r"/streams/([^/?#]+)")
 
 
 class StreamClient:
-    """Iterates over the :class:`~flask_llmstream.Event` objects of one stream.
+    """Iterates over the :class:`~flask_llmstream.Event` objects of one stream: SSE, NDJSON or frames.
 
     ::
 
@@ -77,8 +77,12 @@ class StreamClient:
         after it. Defaults to none: from the beginning.
     :param retries: how often in a row a broken stream is opened again, without any progress between,
         before the failure is raised. Happens only where that cannot begin a second answer: the
-        stream is resumable, or it is a GET with an id to go on from. Waits as long as the server
-        says (``retry``, ``Retry-After``), longer each time. Defaults to 0.
+        stream is resumable, or it is a GET with an id to go on from, or the server has refused with
+        429 or 503 and said with ``Retry-After`` when to ask again. Waits as long as the server says
+        (``retry``, ``Retry-After``), longer each time. Defaults to 0.
+    :param max_retry_after: seconds that a server may ask to wait with ``Retry-After``; one that asks
+        for longer is not waited for, its refusal is raised at once. ``None`` waits as long as it
+        takes. Defaults to 60.
     :param idle_timeout: seconds without a single byte after which the stream counts as broken;
         heartbeats are bytes, so three of their intervals are right. ``None`` waits for ever.
         Defaults to 45.
@@ -88,10 +92,16 @@ class StreamClient:
     :param max_buffer: characters that one event may have. Defaults to 1,048,576.
     :param on_heartbeat: called with the text of each comment; these are never events.
     :param on_bytes: called with the bytes of the body as they arrive, before they are decoded.
+    :param on_response: called with each answer of the server when its head is there: the first, those
+        of reconnects, and refusals.
+    :param on_reconnect: called with the failure and the seconds to wait, before each wait.
+    :param on_progress: called with :attr:`progress` after each event.
+    :param expected_tokens: how long the answer will be, as far as you know; only for :attr:`progress`.
     :param random: returns a number from 0 up to 1; spreads the reconnects of many clients.
     :param sleep: waits that many seconds before a reconnect. Defaults to a wait that
         :meth:`close` ends.
-    :raises ValueError: if *json* is no JSON.
+    :raises ValueError: if *json* is no JSON, or *retries* no number of 0 or more.
+    :raises TypeError: if *json* holds what JSON has no form for.
     """
 
     def __init__(
@@ -104,12 +114,17 @@ class StreamClient:
         session: Optional[requests.Session] = None,
         last_event_id: Optional[str] = None,
         retries: int = 0,
+        max_retry_after: Optional[float] = 60.0,
         idle_timeout: Optional[float] = 45.0,
         connect_timeout: Optional[float] = 10.0,
         terminal: Optional[Sequence[str]] = ("done", "failed"),
         max_buffer: int = 1 << 20,
         on_heartbeat: Optional[Callable[[str], Any]] = None,
         on_bytes: Optional[Callable[[bytes], Any]] = None,
+        on_response: Optional[Callable[[requests.Response], Any]] = None,
+        on_reconnect: Optional[Callable[[StreamError, float], Any]] = None,
+        on_progress: Optional[Callable[[Progress], Any]] = None,
+        expected_tokens: Optional[int] = None,
         random: Callable[[], float] = random_module.random,
         sleep: Optional[Callable[[float], Any]] = None,
     ) -> None:
@@ -123,6 +138,8 @@ class StreamClient:
         self.finish_reason: Optional[str] = None
         #: What the answer has cost, ``None`` where the server did not say.
         self.usage: Optional[Usage] = None
+        #: How far it has come: events, tokens, bytes, seconds since the first byte.
+        self.progress = Progress(expected_tokens)
 
         self._headers: CaseInsensitiveDict[Any] = CaseInsensitiveDict(
             {"Accept": "text/event-stream", "Cache-Control": "no-cache"}
@@ -137,7 +154,11 @@ class StreamClient:
         self._timeout = (connect_timeout, idle_timeout)
         self._terminal = None if terminal is None else frozenset(terminal)
         self._on_bytes = on_bytes
+        self._on_response = on_response
+        self._on_reconnect = on_reconnect
+        self._on_progress = on_progress
         self._backoff = Backoff(retries, random)
+        self._max_retry_after = float("inf") if max_retry_after is None else max_retry_after
         self._closing = threading.Event()
         self._sleep: Callable[[float], Any] = sleep or self._closing.wait
         self._opening = Opening()
@@ -145,12 +166,13 @@ class StreamClient:
         #: Where the stream can be followed, and the server's name for it.
         self._following: Optional[str] = None
         self._stream_id: Optional[str] = None
-        self._decoder = SSEDecoder(max_buffer, on_heartbeat)
+        self._limits = (max_buffer, on_heartbeat)
+        self._decoder = decoder_of("text/event-stream", None, *self._limits)
         self._decoder.last_event_id = self.last_event_id
         self._ready: Deque[Event] = deque()
-        self._events = 0
         #: Whether there is nothing more to come: a terminal event, the end, or a failure.
         self._over = False
+        self._flushed = False
 
     def __enter__(self) -> StreamClient:
         self.open()
@@ -177,6 +199,7 @@ class StreamClient:
             event, or was silent for ``idle_timeout``.
         :raises StreamRefused: the answer is not an event stream.
         :raises BufferLimitExceeded: an event has more than ``max_buffer`` characters.
+        :raises DecodeError: a line of NDJSON is not JSON, or a frame not what it says.
         """
         try:
             while not (self._ready or self._over or self.closed):
@@ -184,7 +207,10 @@ class StreamClient:
             if not self._ready or self.closed:
                 self._finish()
                 raise StopIteration
-            return self._take(self._ready.popleft())
+            event = self._take(self._ready.popleft())
+            if self._on_progress is not None:
+                self._on_progress(self.progress)
+            return event
         except StopIteration:
             raise
         except BaseException:
@@ -208,17 +234,26 @@ class StreamClient:
 
         A channel that has failed ends without a word; its ``failed`` is among the events.
         """
-        halves: Dict[Optional[str], str] = {}
-        for event in self:
-            text = text_of(event)
-            if text:
-                channel = channel_of(event)
-                piece, halves[channel] = whole_characters(halves.get(channel, "") + text)
-                if piece:
-                    yield channel, piece
-        for channel, half in halves.items():
-            if half:
-                yield channel, "\ufffd"
+        return texts_in(self, self.progress)
+
+    def snapshots(self, channel: Optional[str] = None) -> Iterator[Any]:
+        """Iterate over the JSON value that the stream builds, after each change of it.
+
+        Each is the value so far: objects without the names that are still to come, texts without
+        their ends. It is one object that goes on changing: ``copy.deepcopy`` what you keep.
+
+        Raises what iterating over the events raises, and :class:`StreamInterrupted` where a change
+        is missing.
+
+        :param channel: of a stream with several. Defaults to the value that belongs to none.
+        """
+        for name, value in self.channel_snapshots():
+            if name == channel:
+                yield value
+
+    def channel_snapshots(self) -> Iterator[Tuple[Optional[str], Any]]:
+        """Iterate over the JSON values, each behind the name of its channel; else as :meth:`snapshots`."""
+        return snapshots_in(self)
 
     def open(self) -> None:
         """Send the request, unless that was done, and return when the head of the answer is there.
@@ -240,6 +275,7 @@ class StreamClient:
         """
         self._closing.set()
         self._over = True
+        self.progress.ended()
         body = self._body
         if body is not None:
             body.close()
@@ -274,10 +310,14 @@ class StreamClient:
             else:
                 self._receive(self._body)
         except (StreamInterrupted, StreamRefused) as exc:
+            if self.closed:
+                return  # by somebody who did not wait for the words of a refusal
             delay = self._delay_after(exc)
             if delay is None:
                 raise
             self._drop_connection()
+            if self._on_reconnect is not None:
+                self._on_reconnect(exc, delay)
             self._sleep(delay)
 
     def _connect(self) -> None:
@@ -294,18 +334,22 @@ class StreamClient:
             raise StreamInterrupted(f"no answer from {name}: {self._describe(exc)}") from exc
         body = Body(response)
         self.response, self._body = response, body
+        if self._on_response is not None:
+            self._on_response(response)
         if self.closed:  # by somebody who could not see the body yet
             body.close()
-        elif response.status_code == 204:
+            return
+        if response.status_code == 204:
             self._over = True  # "there is nothing more": no failure, and not to be asked again
-        elif not is_event_stream(response):
+            return
+        media_type = media_type_of(response)
+        if media_type is None:
             refusal = refused(body)
-            if refusal.status == 200 and "Content-Type" not in response.headers and not refusal.body:
-                # Python's http.client takes what there is of a head for the whole.
+            if is_cut_head(response) and not refusal.body:
                 raise StreamInterrupted(f"{name} broke off inside the head of its answer")
             raise refusal
-        else:
-            self._note_name(response)
+        self._decoder = decoder_of(media_type, self._decoder, *self._limits)
+        self._note_name(response)
 
     def _note_name(self, response: requests.Response) -> None:
         """Note where the stream can be followed, if the server says so."""
@@ -346,26 +390,36 @@ class StreamClient:
             piece = body.read()
         except READ_ERRORS as exc:
             raise StreamInterrupted(
-                f"{name} broke off after {self._events} events: {self._describe(exc)}"
+                f"{name} broke off after {self.progress.events} events: {self._describe(exc)}"
             ) from exc
         if piece:
+            self.progress.arrived(len(piece))
             if self._on_bytes is not None:
                 self._on_bytes(piece)
             self._ready.extend(self._decoder.feed(piece))
-            if self._ready:
-                self._backoff.reset()
-        elif not self.closed:
-            self._decoder.flush()
+            if any(event.event != "stream" for event in self._ready):
+                self._backoff.reset()  # what only says where to come back to is no progress
+        elif not self.closed and not self._end_of_body():
             if self._terminal is not None:
                 raise StreamInterrupted(
-                    f"{name} ended after {self._events} events without one of"
+                    f"{name} ended after {self.progress.events} events without one of"
                     f" {', '.join(sorted(self._terminal))}: the answer is not complete"
                 )
             self._over = True
 
+    def _end_of_body(self) -> bool:
+        """Decode what the end of the body completes; return whether that is something."""
+        if not self._flushed:
+            self._flushed = True
+            self._ready.extend(self._decoder.flush())
+        return bool(self._ready)
+
     def _take(self, event: Event) -> Event:
         """Note what *event* says about the stream, and return it."""
-        self._events += 1
+        progress = self.progress
+        progress.events += 1
+        if event.event is None:
+            progress.pieces += 1
         if event.id is not None:
             self.last_event_id = event.id
         if event.event == "stream" and channel_of(event) is None and not fields_of(event).get("url", True):
@@ -373,7 +427,7 @@ class StreamClient:
         if event.event is None or self._terminal is None or channel_of(event) is not None:
             return event  # what a channel says of itself does not hold for the stream
         if event.event == "usage":
-            self.usage = usage_of(fields_of(event)) or self.usage
+            self._note_usage(fields_of(event))
         if event.event in self._terminal:
             self._over = True
             self._ready.clear()
@@ -383,20 +437,34 @@ class StreamClient:
             fields = fields_of(event)
             reason = fields.get("reason")
             self.finish_reason = reason if isinstance(reason, str) else None
-            self.usage = usage_of(fields.get("usage")) or self.usage
+            self._note_usage(fields.get("usage"))
         return event
+
+    def _note_usage(self, fields: Any) -> None:
+        self.usage = usage_of(fields) or self.usage
+        if self.usage is not None:
+            self.progress.counted = self.usage.output_tokens
 
     def _delay_after(self, exc: StreamError) -> Optional[float]:
         """Return the seconds to wait before going on after *exc*, ``None`` to give up."""
+        goes_on = self._following is not None or self.method == "GET" and self.last_event_id
         retry_after = None
         if isinstance(exc, StreamRefused):
             if exc.status not in _TRANSIENT:
                 return None
             retry_after = exc.retry_after
-        repeatable = self.method == "GET" and self.last_event_id
-        if self.closed or not (self._following or repeatable):
+            if retry_after is not None:
+                if retry_after > self._max_retry_after:
+                    return None
+                goes_on = goes_on or exc.status in _POSTPONED and not self._was_sent_on()
+        if not goes_on:
             return None
         return self._backoff.next(None if self.retry is None else self.retry / 1000, retry_after)
+
+    def _was_sent_on(self) -> bool:
+        """Whether a server has acted on the request and the refusal is another's."""
+        history = [] if self.response is None else self.response.history
+        return any(each.status_code in _SEE_OTHER for each in history)
 
     def _describe(self, exc: Exception) -> str:
         connect_timeout, idle_timeout = self._timeout
@@ -414,6 +482,7 @@ class StreamClient:
         if body is not None:
             body.close()
         self._decoder.reset()
+        self._flushed = False
 
     def _finish(self) -> None:
         """Leave a stream that is over, without cutting off a server that is still ending it."""

@@ -65,17 +65,21 @@ class Exchange:
         # An empty HTTP chunk would be the end of the body.
         self.send(chunk(data) if self._chunked and data else data)
 
-    def end(self) -> None:
-        """End the body as its framing demands, and keep the connection where that is possible."""
+    def end(self, data: bytes = b"") -> None:
+        """End the body as its framing demands, and keep the connection where that is possible.
+
+        *data* are its last bytes: in one write with the end, so that nothing can come in between.
+        """
         if self._chunked:
-            self.send(b"0\r\n\r\n")
+            self.send((chunk(data) if data else b"") + b"0\r\n\r\n")
             self.keep_alive = True
+        else:
+            self.send(data)
 
     def answer(self, data: bytes, **headers: str) -> None:
         """Send a complete event stream."""
         self.head(**headers)
-        self.body(data)
-        self.end()
+        self.end(data)
 
     def reset(self) -> None:
         """Close the connection with a RST."""

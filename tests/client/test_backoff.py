@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import List, Optional
+from typing import Any, List, Optional
 
 import pytest
 
@@ -50,6 +50,12 @@ def test_progress_begins_anew() -> None:
     assert [backoff.next(), backoff.next(), backoff.next()] == [1.0, 2.0, None]
     backoff.reset()
     assert backoff.next() == 1.0
+
+
+@pytest.mark.parametrize("retries", [-1, None, "3", float("nan")])
+def test_retries_are_a_number(retries: Any) -> None:
+    with pytest.raises(ValueError, match="expected a number of 0 or more; 0 raises at once"):
+        Backoff(retries, lambda: 0.0)
 
 
 def test_many_retries_do_not_overflow() -> None:

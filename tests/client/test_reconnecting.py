@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
+from email.utils import formatdate
 from typing import Any, Callable, List, Optional
 
 import pytest
@@ -210,6 +212,71 @@ def test_a_busy_server_is_given_the_time_it_asks_for(serve: Serve, connect: Any,
     assert waits.seconds == [1.0, 40.0, 4.0]
 
 
+BUSY = "503 Service Unavailable"
+
+
+@pytest.mark.parametrize("options", [{}, {"json": {"q": 1}}, {"method": "PUT"}], ids=["GET", "POST", "PUT"])
+def test_who_is_refused_before_anything_began_asks_again(
+    serve: Serve, connect: Any, waits: Waits, options: Any
+) -> None:
+    later = formatdate(time.time() + 20, usegmt=True)
+    server = serve(scripted(
+        refusing(BUSY, Retry_After="3"), refusing("429 Too Many Requests", Retry_After=later),
+        refusing(BUSY, Retry_After="0"), complete(event(1)),
+    ))
+    told: List[Any] = []
+
+    def tell(exc: Any, delay: float) -> None:
+        told.append((exc.status, delay))
+
+    with connect(server, on_reconnect=tell, **options) as stream:
+        assert "".join(stream.text()) == "1"
+    first, *others = [(each.method, each.target, each.body) for each in server.requests]
+    assert others == [first] * 3 and ids(server) == [None] * 4
+    assert waits.seconds[::2] == [3.0, 4.0] and 15 < waits.seconds[1] <= 20
+    assert told == list(zip([503, 429, 503], waits.seconds))
+
+
+@pytest.mark.parametrize(
+    "status, headers, options",
+    [
+        pytest.param(BUSY, {"Retry_After": "3"}, {"retries": 0}, id="nobody asked for it"),
+        pytest.param(BUSY, {"Retry_After": "61"}, {}, id="longer than anybody waits"),
+        pytest.param(BUSY, {"Retry_After": "9"}, {"max_retry_after": 8}, id="longer than this one waits"),
+        pytest.param(BUSY, {}, {}, id="it does not say when"),
+        pytest.param(BUSY, {"Retry_After": "soon"}, {}, id="nobody understands when"),
+        pytest.param("502 Bad Gateway", {"Retry_After": "3"}, {}, id="something may have begun"),
+        pytest.param("400 Bad Request", {"Retry_After": "3"}, {}, id="it is refused for good"),
+    ],
+)
+def test_other_refusals_are_raised_at_once(
+    serve: Serve, connect: Any, waits: Waits, status: str, headers: Any, options: Any
+) -> None:
+    server = serve(refusing(status, **headers))
+    with pytest.raises(StreamRefused) as caught:
+        connect(server, json={}, **options).open()
+    assert str(caught.value.status) == status[:3]
+    assert (len(server.requests), waits.seconds) == (1, [])
+
+
+@pytest.mark.parametrize("status, asked", [("303 See Other", 1), ("307 Temporary Redirect", 2)])
+def test_a_post_that_somebody_has_acted_on_is_not_repeated(
+    serve: Serve, connect: Any, status: str, asked: int
+) -> None:
+    busy = serve(scripted(refusing(BUSY, Retry_After="0"), complete(event(1))))
+    server = serve(lambda exchange: exchange.head(status, Content_Length="0", Location=busy.url))
+    with contextlib.suppress(StreamRefused), connect(server, json={}) as stream:
+        assert "".join(stream.text()) == "1"
+    assert len(server.requests) == len(busy.requests) == asked
+
+
+def test_a_server_that_stays_busy_is_raised_at_last(serve: Serve, connect: Any, waits: Waits) -> None:
+    server = serve(refusing(BUSY, Retry_After="2"))
+    with pytest.raises(StreamRefused) as caught:
+        connect(server, json={}, retries=2).open()
+    assert caught.value.retry_after == 2 and waits.seconds == [2.0, 2.0] and len(server.requests) == 3
+
+
 def test_a_refusal_for_good_is_raised(serve: Serve, connect: Any) -> None:
     server = serve(scripted(cut_after(event(1)), refusing("404 Not Found")))
     with connect(server) as stream:
@@ -248,23 +315,48 @@ def test_silence_is_a_reason_to_come_back(serve: Serve, connect: Any) -> None:
         assert exchange.wait_closed()
 
     server = serve(scripted(silent, complete(event(2))))
-    with connect(server, idle_timeout=0.3) as stream:
+    with connect(server, idle_timeout=1.0) as stream:
         assert "".join(stream.text()) == "12"
     assert ids(server) == [None, "1"]
 
 
-def test_close_ends_the_wait_for_the_next_attempt(serve: Serve) -> None:
-    server = serve(cut_after(b"retry: 60000\n", event(1)))
-    stream = StreamClient(server.url, retries=5)
+def refusing_slowly(exchange: Exchange) -> None:
+    exchange.head("404 Not Found")
+    exchange.body(b"because ")
+    exchange.wait_closed()
+
+
+@pytest.mark.parametrize("script, read", [
+    pytest.param(cut_after(b"retry: 60000\n", event(1)), ["1"], id="cut"),
+    pytest.param(refusing(BUSY, Retry_After="60"), [], id="refused"),
+    pytest.param(refusing_slowly, [], id="being refused"),
+])
+def test_close_ends_whatever_is_waited_for(
+    serve: Serve, script: Callable[[Exchange], None], read: List[str]
+) -> None:
+    server = serve(script)
+    waiting = threading.Event()
     got: List[str] = []
-    reader = threading.Thread(target=lambda: got.extend(stream.text()), daemon=True)
+
+    def answered(response: Any) -> None:
+        if script is refusing_slowly:
+            waiting.set()
+
+    stream = StreamClient(
+        server.url, retries=5, on_reconnect=lambda exc, delay: waiting.set(), on_response=answered
+    )
+    failed: List[BaseException] = []
+
+    def read_all() -> None:
+        try:
+            got.extend(stream.text())
+        except BaseException as exc:
+            failed.append(exc)
+
+    reader = threading.Thread(target=read_all, daemon=True)
     reader.start()
-    deadline = time.monotonic() + PATIENCE
-    while stream._body is not None or not got:
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    assert waiting.wait(PATIENCE)
     stream.close()
-    reader.join(1.0)
-    assert not reader.is_alive()
-    assert got == ["1"]
+    reader.join(PATIENCE)
+    assert not reader.is_alive() and not failed and got == read
     assert len(server.requests) == 1
