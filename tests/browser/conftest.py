@@ -1,41 +1,33 @@
-"""A headless Chromium, driven by its own driver."""
+"""A headless Chromium, driven by its own driver; node and its packages."""
 
 from __future__ import annotations
 
+import fcntl
 import shutil
+import subprocess
+from pathlib import Path
 from typing import Any, Iterator, List
 
 import pytest
+from chromium import find, start_chromium
 
-#: As root, without a screen, and without asking the Internet for anything.
-FLAGS = [
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-    "--disable-dev-shm-usage", "--window-size=1000,760",
-]
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
 
 
-def find(names: List[str], package: str) -> str:
-    for name in names:
-        found = shutil.which(name)
-        if found:
-            return found
-    pytest.fail(f"{names[0]} is not installed (Debian: apt-get install {package})", pytrace=False)
+def installed(names: List[str], package: str) -> str:
+    try:
+        return find(names, package)
+    except LookupError as exc:
+        pytest.fail(str(exc), pytrace=False)
 
 
 @pytest.fixture(scope="session")
 def driver(tmp_path_factory: Any) -> Iterator[Any]:
-    from selenium import webdriver
-    from selenium.webdriver.chrome.options import Options
-    from selenium.webdriver.chrome.service import Service
-
-    options = Options()
-    options.binary_location = find(["chromium", "chromium-browser"], "chromium")
-    for flag in [*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"]:
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    service = Service(find(["chromedriver"], "chromium-driver"))
-    driver = webdriver.Chrome(options=options, service=service)
+    try:
+        driver = start_chromium(tmp_path_factory.mktemp("chromium"))
+    except LookupError as exc:
+        pytest.fail(str(exc), pytrace=False)
     yield driver
     driver.quit()
 
@@ -43,7 +35,42 @@ def driver(tmp_path_factory: Any) -> Iterator[Any]:
 @pytest.fixture
 def browser(driver: Any) -> Iterator[Any]:
     """The browser, on an empty page and with an empty console."""
-    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [], "media": ""})
+    driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
     driver.get_log("browser")
     yield driver
     driver.get("about:blank")
+
+
+def _installed_packages() -> Path:
+    """Install the packages of package-lock.json, once for all who ask; return their folder."""
+    folder = ROOT / "build" / "npm"
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = (HERE / "package-lock.json").read_bytes()
+    stamp = folder / "installed"
+    with open(folder / "lock", "w") as guard:
+        fcntl.flock(guard, fcntl.LOCK_EX)
+        if not (stamp.exists() and stamp.read_bytes() == lock):
+            npm = installed(["npm"], "npm")
+            for name in ("package.json", "package-lock.json"):
+                shutil.copyfile(str(HERE / name), str(folder / name))
+            # react-dom 18 stands beside react 19 under another name, which npm takes for a conflict.
+            command = [npm, "ci", "--legacy-peer-deps", "--ignore-scripts", "--no-audit", "--no-fund"]
+            done = subprocess.run(
+                command, cwd=str(folder), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=110
+            )
+            if done.returncode:
+                pytest.fail(f"npm ci: {done.stdout.decode(errors='replace')}", pytrace=False)
+            stamp.write_bytes(lock)
+    return folder / "node_modules"
+
+
+@pytest.fixture(scope="session")
+def npm_packages() -> Path:
+    """The folder node_modules with what tests/browser/package.json names; installed where it is not."""
+    return _installed_packages()
+
+
+@pytest.fixture(scope="session")
+def node() -> str:
+    return installed(["node", "nodejs"], "nodejs")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from pathlib import Path
 from typing import Any, Iterator, List
@@ -10,7 +9,7 @@ from typing import Any, Iterator, List
 import pytest
 
 from flask_llmstream.testing import LiveServer, ScriptedUpstream, gunicorn_server, wait_until
-from flask_llmstream.testing.upstreams import Step, cut, done, silence, status, tokens
+from flask_llmstream.testing.upstreams import cut, done, hold, silence, status, tokens
 
 pytestmark = [pytest.mark.live, pytest.mark.browser]
 
@@ -49,24 +48,27 @@ class Page:
 
     @property
     def text(self) -> str:
-        """What the last answer says, without the note below it."""
+        """What is shown of the last answer, without the note below it."""
         return str(self.browser.execute_script(
-            "return [...document.querySelectorAll('article.assistant')].pop()?.firstChild.data ?? ''"
+            "const last = [...document.querySelectorAll('llm-stream')].pop();"
+            "return [...last?.querySelectorAll('.llm-block') ?? []].map(each => each.textContent).join('')"
         ))
 
     @property
     def note(self) -> str:
-        found = self.all("article.assistant:last-of-type small")
+        """What can be seen below the last answer: what it took, or why it has ended."""
+        last = "llm-stream:last-of-type"
+        found = self.all(f"{last} + small, {last} .llm-status:not([data-quiet])")
         return str(found[-1].text) if found else ""
 
     @property
     def is_writing(self) -> bool:
-        return bool(self.all("article[aria-busy=true]"))
+        return bool(self.all("llm-stream[aria-busy=true]"))
 
     def cursor(self, name: str) -> str:
         """Return a CSS property of the cursor behind the last answer."""
         return str(self.browser.execute_script(
-            "const last = [...document.querySelectorAll('article')].pop();"
+            "const last = [...document.querySelectorAll('llm-stream .llm-block')].pop() ?? document.body;"
             "return getComputedStyle(last, '::after')[arguments[0]]",
             name,
         ))
@@ -90,40 +92,25 @@ def page(browser: Any, server: LiveServer) -> Iterator[Page]:
     assert page.complaints() == []
 
 
-class Gate:
-    """A step of a script that waits until the test opens it."""
-
-    def __init__(self) -> None:
-        self._opened = threading.Event()
-        self.step = Step("gate", self._wait)
-
-    def open(self) -> None:
-        self._opened.set()
-
-    async def _wait(self, answer: Any) -> None:
-        while not self._opened.is_set():
-            await asyncio.sleep(0.01)
-
-
 def test_tokens_appear_one_by_one_and_the_cursor_goes(page: Page, upstream: ScriptedUpstream) -> None:
-    first, second = Gate(), Gate()
-    upstream.script = [tokens("One"), first.step, tokens(" two"), second.step, tokens(" thréé 🙂"), done()]
+    first, second = threading.Event(), threading.Event()
+    upstream.script = [tokens("One"), hold(first), tokens(" two"), hold(second), tokens(" thréé 🙂"), done()]
     page.ask("Count")
     page.wait_for_text("One")
     assert page.is_writing
     assert page.cursor("content") == '""'
-    assert page.cursor("animationName") == "blink"
+    assert page.cursor("animationName") == "llm-blink"
     assert page.all("#stop")[0].is_displayed() and not page.all("#send")[0].is_displayed()
-    first.open()
+    first.set()
     page.wait_for_text("One two")
     assert page.is_writing
-    second.open()
+    second.set()
     page.wait_for_text("One two thréé 🙂")
     page.wait_for_end()
     assert page.cursor("content") == "none"
     assert "first token after" in page.note and "3 tokens" in page.note
     assert page.all("#send")[0].is_displayed() and not page.all("#stop")[0].is_displayed()
-    assert page.all("#status")[0].get_attribute("textContent") == "One two thréé 🙂"
+    assert page.all("llm-stream .llm-status")[0].get_attribute("textContent") == "One two thréé 🙂"
 
 
 def press_stop(page: Page) -> None:
@@ -145,7 +132,7 @@ def test_stop_closes_the_upstream_and_keeps_the_text(
     stop(page)
     wait_until(lambda: exchange.closed_at is not None, 5, "the upstream to be closed")
     page.wait_for_end()
-    assert (page.text, page.note) == ("Half an ", "stopped")
+    assert (page.text, page.note) == ("Half an ", "Stopped")
     assert page.cursor("content") == "none"
 
     upstream.script = [tokens("answer"), done()]
@@ -185,8 +172,8 @@ def test_text_never_becomes_html(page: Page, upstream: ScriptedUpstream) -> None
     page.ask("<b>bold?</b>")
     page.wait_for_text(attack)
     page.wait_for_end()
-    assert page.all("article img, article script, article b") == []
-    assert page.all("article.user")[0].text == "<b>bold?</b>"
+    assert page.all("main img, main script, main b") == []
+    assert page.all("article")[0].text == "<b>bold?</b>"
     assert page.browser.title == "Chat"
 
 
@@ -194,7 +181,7 @@ def test_failure_before_the_first_token_is_shown(page: Page, upstream: ScriptedU
     upstream.script = [status(500)]
     page.ask("Hello")
     page.wait_for_end()
-    assert page.all("article small.bad")[0].text == "The model is not available."
+    assert page.note == "The model is not available."
     assert page.cursor("content") == "none"
 
 
@@ -203,7 +190,7 @@ def test_failure_in_the_middle_is_shown_below_the_text(page: Page, upstream: Scr
     page.ask("Hello")
     page.wait_for_end()
     assert page.text == "Half an "
-    assert page.all("article small.bad")[0].text == "The model's answer was cut off."
+    assert page.note == "The model's answer was cut off."
 
 
 def test_cursor_rests_where_motion_is_unwelcome(page: Page, upstream: ScriptedUpstream) -> None:
@@ -223,10 +210,10 @@ def distance_from_end(page: Page) -> float:
 
 
 def test_page_follows_the_text_until_its_reader_scrolls_up(page: Page, upstream: ScriptedUpstream) -> None:
-    first, second = Gate(), Gate()
+    first, second = threading.Event(), threading.Event()
     lines = "\n".join(f"line {number}" for number in range(100))
     upstream.script = [
-        tokens(lines), first.step, tokens(lines + "\nmore"), second.step, tokens("\nlast"), done()
+        tokens(lines), hold(first), tokens(lines + "\nmore"), hold(second), tokens("\nlast"), done()
     ]
     page.ask("Write a lot")
     page.wait_for_text(lines)
@@ -234,11 +221,11 @@ def test_page_follows_the_text_until_its_reader_scrolls_up(page: Page, upstream:
     page.browser.execute_script("document.querySelector('main').scrollTop -= 400")
     wait_until(lambda: distance_from_end(page) > 300, 5, "the page to be scrolled up")
     place = page.browser.execute_script("return document.querySelector('main').scrollTop")
-    first.open()
+    first.set()
     wait_until(lambda: page.text.endswith("more"), 10, "more text")
     assert page.browser.execute_script("return document.querySelector('main').scrollTop") == place
     page.browser.execute_script("document.querySelector('main').scrollTop = 1e9")
-    second.open()
+    second.set()
     page.wait_for_end()
     assert page.text.endswith("last")
     wait_until(lambda: distance_from_end(page) < 2, 5, "the page to be at its end again")
@@ -264,4 +251,4 @@ def test_real_model_writes_on_the_page(browser: Any, local_model: Any) -> None:
         press_stop(page)
         wait_until(lambda: local_model.busy_slots() == 0, 5, "the model to stop")
         page.wait_for_end()
-        assert page.note == "stopped" and page.complaints() == []
+        assert page.note == "Stopped" and page.complaints() == []
