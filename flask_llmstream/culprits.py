@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import sys
 from types import CodeType, FrameType
-from typing import Any, FrozenSet, Optional, Set, Union
+from typing import Any, Dict, FrozenSet, List, Optional, Set, Union
 
 __all__ = [
-    "collector_above", "describe_frame", "look_for_collector", "look_for_list", "outside_frame",
-    "tracker_above", "warn_of_reader", "warn_once",
+    "collector_above", "describe_frame", "describe_stack", "look_for_collector", "look_for_list",
+    "outside_frame", "tracker_above", "warn_of_reader", "warn_once",
 ]
 
 _log = logging.getLogger(__name__)
@@ -26,14 +26,21 @@ _TRACKERS: FrozenSet[str] = frozenset(
     {"bugsnag", "ddtrace", "elasticapm", "honeybadger", "newrelic", "opentelemetry", "raven", "rollbar",
      "scout_apm", "sentry_sdk"}
 )
+#: What a producer waits in on behalf of whoever called it.
+_PLUMBING: FrozenSet[str] = frozenset(
+    {"anyio", "flask", "flask_llmstream", "gevent", "h11", "http", "httpcore", "httpx", "requests",
+     "select", "selectors", "socket", "ssl", "threading", "urllib3", "werkzeug"}
+)
 _GENERATOR = 0x20  # inspect.CO_GENERATOR, without importing inspect in every worker
 
 #: Where a warning was given already.
 _warned: Set[CodeType] = set()
 #: Who was named for a list.
 _with_lists: Set[Union[CodeType, type]] = set()
-#: Who was looked at already, and is in nobody's way.
-_cleared: Set[CodeType] = set()
+#: Who was looked at already, by identity: to hash the code of a function is to read all of it.
+_asked: Dict[int, CodeType] = {}
+#: Files of this package that streams begin in.
+_own: Set[str] = set()
 
 
 def look_for_collector(name: str) -> None:
@@ -41,13 +48,21 @@ def look_for_collector(name: str) -> None:
 
     It costs a look at one frame, except for the first stream of each caller.
     """
-    frame = outside_frame("flask_llmstream")
-    if frame is None or frame.f_code in _cleared or frame.f_code in _warned:
+    frame: Optional[FrameType] = sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename in _own:
+        frame = frame.f_back
+    if frame is None or id(frame.f_code) in _asked:
         return
+    caller = outside_frame("flask_llmstream")
+    while frame is not caller:  # files of ours that were not known yet
+        _own.add(frame.f_code.co_filename)
+        frame = frame.f_back
+        if frame is None:
+            return
     collector = collector_above(frame)
-    if collector is None:
-        _cleared.add(frame.f_code)
-    else:
+    if collector is None or collector is frame:
+        _asked[id(frame.f_code)] = frame.f_code
+    if collector is not None:
         warn_once(
             collector,
             f"stream {name}: %s takes its items, and is no server that is known to send each at once."
@@ -133,6 +148,29 @@ def describe_frame(frame: FrameType) -> str:
     owner = frame.f_locals.get("self")
     name = code.co_name if owner is None else f"{type(owner).__name__}.{code.co_name}"
     return f"{frame.f_globals.get('__name__')}.{name} ({code.co_filename}:{frame.f_lineno})"
+
+
+def describe_stack(frame: Optional[FrameType], depth: int = 3) -> str:
+    """Return the innermost places of a stack that say something, innermost first.
+
+    What only waits or carries bytes for others (sockets, gevent, an HTTP client) says nothing, unless
+    there is nothing else.
+
+    :param frame: the innermost frame.
+    :param depth: how many places at most.
+    """
+    places: List[str] = []
+    innermost = frame
+    while frame is not None and len(places) < depth:
+        module = str(frame.f_globals.get("__name__", ""))
+        if module == "flask_llmstream.stream":
+            break  # above it is the server
+        if module.partition(".")[0] not in _PLUMBING:
+            places.append(describe_frame(frame))
+        frame = frame.f_back
+    if not places and innermost is not None:
+        places.append(describe_frame(innermost))
+    return ", called by ".join(places)
 
 
 def warn_once(frame: FrameType, message: str) -> None:

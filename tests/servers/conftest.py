@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator
 
 import pytest
 from core import make_notes, make_upstream
+from record_file import keep, versions_of
 
 from flask_llmstream.testing import ScriptedUpstream
 
@@ -70,24 +69,12 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 
 def pytest_sessionfinish() -> None:
-    target = os.environ.get("LLMSTREAM_RECORD")
-    if not target or not _results:
-        return
-    path = Path(target)
-    known: Dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    known["versions"] = versions()
-    for kind, rows in _results.items():
-        for row, columns in rows.items():
-            known.setdefault(kind, {}).setdefault(row, {}).update(columns)
-    path.write_text(json.dumps(known, indent=2) + "\n")
+    keep(_results, versions)
 
 
 def versions() -> Dict[str, str]:
     """Return the versions of what is measured."""
-    from importlib.metadata import version
-
-    found = {"Python": sys.version.split()[0]}
-    found.update((name, version(name)) for name in ("Flask", "gunicorn", "gevent", "waitress"))
+    found = versions_of("Flask", "gunicorn", "gevent", "waitress")
     for name, command in _PROGRAMS.items():
         path = shutil.which(command[0], path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
         if path is not None:

@@ -15,7 +15,7 @@ from typing import Callable, Iterator, List, Mapping, NamedTuple
 
 import flask
 import pytest
-from core import APPS, SERVED
+from core import APPS, SERVED, free_port
 from variants import program
 
 import flask_llmstream
@@ -84,9 +84,7 @@ def other_server(write: Write, notes: Path) -> Iterator[OtherServer]:
 
     :param notes: what ``LLMSTREAM_TEST_NOTES`` shall name.
     """
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port = sock.getsockname()[1]
+    port = free_port()
     with tempfile.TemporaryDirectory(prefix="llmstream-server-") as name:
         os.chmod(name, 0o755)
         log_path = Path(name, "log")

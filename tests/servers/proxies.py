@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 from typing import Any, Iterator, Optional, Tuple
 
+from core import free_port
 from variants import PROXIES, Setup
 
 from flask_llmstream.testing import StreamReader, read_stream, send_request, wait_until
@@ -137,7 +138,7 @@ def proxy_server(
     """
     with tempfile.TemporaryDirectory(prefix="llmstream-proxy-") as folder, contextlib.ExitStack() as stack:
         for attempt in range(_ATTEMPTS):
-            setup = Setup(Path(folder), _free_port(), f"{app[0]}:{app[1]}", certificate, patience)
+            setup = Setup(Path(folder), free_port(), f"{app[0]}:{app[1]}", certificate, patience)
             command = PROXIES[name](setup)
             log_path = setup.folder / "log"
             with log_path.open("wb") as log:
@@ -154,9 +155,3 @@ def proxy_server(
                 break
             assert attempt + 1 < _ATTEMPTS, f"{name} does not start:\n{proxy.log()}"
         yield proxy
-
-
-def _free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])

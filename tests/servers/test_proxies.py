@@ -23,6 +23,7 @@ from core import (
     departure,
     first_byte,
     heartbeats,
+    measured,
     new_key,
     spacing,
     together,
@@ -172,12 +173,17 @@ def seen(request: pytest.FixtureRequest, behind: Behind, record: Any) -> Seen:
     with behind(request.param) as site:
         hello = answer_of(site, "/hello")
         first_byte(site)  # the first request of a process pays for what later ones find ready
-        first = statistics.median(first_byte(site) for _ in range(3))
-        seen = Seen(row, first, hello, *together(
-            lambda: spacing(site), lambda: heartbeats(site),
-            lambda: departure(site), lambda: departure(site, reset=True),
-            lambda: departure(site, "/silent-first"),
-            lambda: spacing(site, "/legacy-tokens"), lambda: departure(site, "/legacy-silent"),
+        [first] = measured(
+            (lambda: statistics.median(first_byte(site) for _ in range(3)), lambda ms: ms < LATE)
+        )
+        seen = Seen(row, first, hello, *measured(
+            (lambda: spacing(site), keeps_its_beat),
+            (lambda: heartbeats(site), are_enough),
+            (lambda: departure(site), lambda left: is_within(left, row.fin)),
+            (lambda: departure(site, reset=True), lambda left: is_within(left, row.rst)),
+            (lambda: departure(site, "/silent-first"), lambda left: is_within(left, row.fin)),
+            (lambda: spacing(site, "/legacy-tokens"), keeps_its_beat),
+            (lambda: departure(site, "/legacy-silent"), lambda left: is_within(left, row.fin)),
         ))
     for column, figure in (
         ("first byte", first),
@@ -199,6 +205,22 @@ def off_beat(found: Spacing) -> int:
     return sum(abs(gap - 1000 * INTERVAL) > LATE for gap in found.gaps)
 
 
+def keeps_its_beat(found: Spacing) -> bool:
+    return off_beat(found) <= 3
+
+
+def comes_in_lumps(found: Spacing) -> bool:
+    return off_beat(found) >= 6
+
+
+def are_enough(beats: Beats) -> bool:
+    return beats.count >= 3 and max(beats.gaps) < BEAT + 200
+
+
+def is_within(left: Departure, limit: float) -> bool:
+    return left.seen < limit and left.upstream_closed < limit + 100
+
+
 def answer_of(site: ProxySite, path: str) -> Tuple[int, bytes]:
     reader = site.ask(path)
     try:
@@ -210,7 +232,7 @@ def answer_of(site: ProxySite, path: str) -> Tuple[int, bytes]:
 def test_first_byte_and_tokens_are_on_time(seen: Seen) -> None:
     assert seen.first < LATE
     for found in (seen.spacing, seen.legacy_spacing):
-        assert off_beat(found) <= 3, found
+        assert keeps_its_beat(found), found
 
 
 @pytest.mark.parametrize("how", ["fin", "rst", "before_first", "legacy"])
@@ -218,13 +240,12 @@ def test_a_client_that_leaves_is_noticed(seen: Seen, how: str) -> None:
     """While the generator is blocked: nothing but a heartbeat is written meanwhile."""
     left: Departure = getattr(seen, how)
     limit = seen.row.rst if how == "rst" else seen.row.fin
-    assert left.seen < limit and left.upstream_closed < limit + 100, left
+    assert is_within(left, limit), left
     assert left.reason == ("disconnect" if how != "legacy" else None)
 
 
 def test_heartbeats_pass_while_the_generator_is_blocked(seen: Seen) -> None:
-    assert seen.beats.count >= 3
-    assert max(seen.beats.gaps) < BEAT + 200, seen.beats
+    assert are_enough(seen.beats), seen.beats
 
 
 def test_other_answers_pass_as_well(seen: Seen) -> None:
@@ -235,16 +256,18 @@ def test_other_answers_pass_as_well(seen: Seen) -> None:
 def test_without_what_helps_tokens_come_in_lumps(behind: Behind, name: str) -> None:
     """Otherwise the tests above would show nothing."""
     with behind(name) as site:
-        found = spacing(site)
-    assert off_beat(found) >= 6, found
+        [found] = measured((lambda: spacing(site), comes_in_lumps))
+    assert comes_in_lumps(found), found
 
 
 @pytest.mark.parametrize("inner, held", [("nginx", True), ("nginx-shipped", False)])
 def test_nginx_in_front_of_nginx(behind: Behind, inner: str, held: bool) -> None:
     """The inner one takes the header that the outer one needs, unless it is told to pass it."""
     with behind(inner) as site, proxy_server("nginx", site.proxy.address) as outer:
-        found = spacing(ProxySite(outer, site.app, site.notes, site.upstream))
-    assert off_beat(found) >= 6 if held else off_beat(found) <= 3, found
+        both = ProxySite(outer, site.app, site.notes, site.upstream)
+        expected = comes_in_lumps if held else keeps_its_beat
+        [found] = measured((lambda: spacing(both), expected))
+    assert expected(found), found
 
 
 @pytest.mark.parametrize(
@@ -268,15 +291,19 @@ def test_varnish_lets_equal_requests_wait_in_a_row(behind: Behind, name: str, wa
     """The answer to the first begins when its status_hold of 300 ms is over."""
     with behind(name) as site:
         first_byte(site)
-        key = new_key("-first")
 
-        def head_after() -> float:
-            reader = site.ask("/silent-first", key)
-            reader.close()
-            return float(reader.head_at - reader.asked_at)
+        def last_head_after() -> float:
+            began, key = time.monotonic(), new_key("-first")
 
-        slowest = max(together(head_after, head_after))
-    assert (slowest >= 0.6) is waits, slowest
+            def head_at() -> float:
+                with site.ask("/silent-first", key) as reader:
+                    return float(reader.head_at)
+
+            return max(together(head_at, head_at)) - began
+
+        # A busy machine makes it more, not less.
+        soonest = min(last_head_after() for _ in range(3))
+    assert (soonest >= 0.6) is waits, soonest
 
 
 SHIPPED = ["nginx-shipped", "haproxy-shipped", "apache-shipped", "varnish-shipped"]
@@ -289,9 +316,9 @@ def test_heartbeats_outlast_the_patience_of_a_proxy(
     """Which is made a second here; the silent upstream itself, behind the same proxy, is cut off."""
     host, port = upstream.url.split("/")[2].split(":")
     with behind(name, patience=1) as site, proxy_server(name, (host, int(port)), patience=1) as bare:
-        beats, silent = together(
-            lambda: heartbeats(site, seconds=2.5),
-            lambda: silence_until_cut(bare),
+        beats, silent = measured(
+            (lambda: heartbeats(site, seconds=2.5), lambda beats: beats.count >= 4),
+            (lambda: silence_until_cut(bare), lambda seconds: seconds < 2.5),
         )
     assert beats.count >= 4
     assert silent < 2.5, bare.log()

@@ -174,7 +174,7 @@ GracefulShutdownTimeout 1
 {server}
 """
 
-_APACHE_MODULES = "mpm_event authz_core setenvif filter deflate brotli proxy proxy_http ssl http2"
+_APACHE_MODULES = "mpm_event authz_core setenvif env filter deflate brotli proxy proxy_http ssl http2"
 _APACHE_FOLDERS = ("/usr/lib/apache2/modules", "/usr/lib64/httpd/modules", "/usr/lib/httpd/modules")
 
 
@@ -248,12 +248,14 @@ PROXIES = {
     "nginx-gzip": nginx(http=_GZIP),
     "nginx-h2-tls": nginx(tls=True),
     "nginx-deaf": nginx(_DEAF),
+    "nginx-deaf-gzip": nginx(_DEAF, _GZIP),
     "nginx-shipped": nginx("shipped"),
     "haproxy-shipped": haproxy(),
     "haproxy-without": haproxy("option http-no-delay"),
     "haproxy-compression": haproxy(more="compression algo gzip\n    compression type text/event-stream"),
     "haproxy-h2-tls": haproxy(tls=True),
     "apache": apache(),
+    "apache-http10": apache(server="SetEnv downgrade-1.0 1\nSetEnv force-response-1.0 1"),
     "apache-deflate": apache(server="SetOutputFilter DEFLATE"),
     "apache-shipped": apache("shipped", "SetOutputFilter DEFLATE"),
     "apache-brotli": apache(server="SetOutputFilter BROTLI_COMPRESS"),
