@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from flask_llmstream.ending import StreamEnd
     from flask_llmstream.exceptions import LLMStreamError, StreamCancelled, UpstreamError
     from flask_llmstream.extension import LLMStream
+    from flask_llmstream.joining import resume_response
     from flask_llmstream.middleware import LLMStreamMiddleware
     from flask_llmstream.multiplex import multiplex
     from flask_llmstream.relay import relay
@@ -60,6 +61,7 @@ __all__ = [
     "multiplex",
     "register_format",
     "relay",
+    "resume_response",
     "snapshots",
     "stream",
     "stream_response",
@@ -87,6 +89,7 @@ _EXPORTS = {
     "multiplex": ".multiplex",
     "register_format": ".sansio.formats",
     "relay": ".relay",
+    "resume_response": ".joining",
     "snapshots": ".sansio.jsondelta",
     "stream": ".responses",
     "stream_response": ".responses",

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import Any, Callable, Iterable, Iterator, Optional
 
+from flask_llmstream.exceptions import StreamTooLong
 from flask_llmstream.failures import Failure, describe_failure
 from flask_llmstream.sansio.adopted import adopted_format
 from flask_llmstream.servers import break_off
@@ -122,6 +123,8 @@ class AdoptedStream(PassingStream):
         self.release_body = source.close
 
     def _fail(self, error: BaseException) -> bytes:
+        if isinstance(error, StreamTooLong):
+            return super()._fail(error)  # our own: the server has nothing to log
         self._error = error
         self._close_source()
         failure = describe_failure(error, self._settings.expose_errors)

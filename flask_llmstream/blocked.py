@@ -11,7 +11,7 @@ import socket
 from types import FrameType
 from typing import Any, FrozenSet, Iterator, Optional, Tuple
 
-__all__ = ["POOLED_CLIENTS", "pooled_client", "reading_socket", "waiting_socket"]
+__all__ = ["POOLED_CLIENTS", "peer_name", "pooled_client", "reading_socket", "waiting_socket"]
 
 #: Packages that put a connection back into a pool even when an exception passes through a
 #: half-read reply, or that hold one on behalf of others.
@@ -83,3 +83,12 @@ def waiting_socket(frame: Optional[FrameType]) -> Optional[Any]:
         if owner is not None and hasattr(owner, "recv_into") and hasattr(owner, "fileno"):
             return owner
     return None
+
+
+def peer_name(sock: Optional[Any]) -> str:
+    """Return the address at the other end of *sock*, or an empty text."""
+    try:
+        address = sock.getpeername()  # type: ignore[union-attr]
+    except (AttributeError, OSError):
+        return ""
+    return f"{address[0]}:{address[1]}" if isinstance(address, tuple) else str(address)

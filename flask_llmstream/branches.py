@@ -13,7 +13,6 @@ Decisions
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from typing import Any, Callable, Deque, List, Optional, Tuple
 
@@ -25,10 +24,11 @@ from flask_llmstream.runtime import Runtime
 from flask_llmstream.sansio.channels import ChannelFlush
 from flask_llmstream.sansio.events import Finish, TextDelta, Usage
 from flask_llmstream.settings import Settings
+from flask_llmstream.streamlog import stream_logger
 
 __all__ = ["Branch"]
 
-_log = logging.getLogger("flask_llmstream.stream")
+_log = stream_logger()
 
 #: After so many seconds without a switch a branch yields to the others; on gevent nobody else would.
 _FAIR_SECONDS = 0.02
@@ -242,7 +242,7 @@ class Branch(Producing):
 
     def _be_fair(self) -> None:
         runtime = self._runtime
-        turn, now = runtime.turns(), runtime.now()
+        turn, now = runtime.loop.iteration, runtime.now()
         if turn != self._turn:
             self._turn, self._turn_at = turn, now
         elif now - self._turn_at > _FAIR_SECONDS:

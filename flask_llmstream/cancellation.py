@@ -14,12 +14,12 @@ Decisions
 
 from __future__ import annotations
 
-import logging
 from typing import Any, List, Optional, Tuple
 
 from flask_llmstream.blocked import pooled_client, reading_socket, waiting_socket
 from flask_llmstream.exceptions import cancelled_because
 from flask_llmstream.runtime import Runtime
+from flask_llmstream.streamlog import stream_logger
 from flask_llmstream.upstream.sockets import sever
 
 try:
@@ -29,7 +29,7 @@ except ImportError:  # Python 3.7
 
 __all__ = ["Cancellation", "Producer"]
 
-_log = logging.getLogger("flask_llmstream.stream")
+_log = stream_logger()
 
 #: Seconds between looks at a producer that cannot be interrupted just now.
 _RETRY = 0.02

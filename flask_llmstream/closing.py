@@ -8,23 +8,24 @@ Decisions
 
 from __future__ import annotations
 
-import http.client
 import logging
 import sys
 from typing import Any, Callable, Optional
 
-from flask_llmstream import current, signals
+from flask_llmstream import current
 from flask_llmstream.disconnect import current_watcher, leave_quietly
 from flask_llmstream.exceptions import StreamCancelled
 from flask_llmstream.failures import Failure, describe_failure, failure_of_code
 from flask_llmstream.handover import Handover
+from flask_llmstream.limits import Seat
 from flask_llmstream.runtime import current_runtime
 from flask_llmstream.servers import break_off
 from flask_llmstream.settings import Settings
+from flask_llmstream.streamlog import stream_logger
 
 __all__ = ["Closing"]
 
-_log = logging.getLogger("flask_llmstream.stream")
+_log = stream_logger()
 
 #: What ends a worker; by name, since greenlet may not be installed.
 _GOING_DOWN = ("GreenletExit", "SystemExit", "KeyboardInterrupt")
@@ -39,7 +40,7 @@ class Closing(Handover):
     Other parameters as for :class:`~flask_llmstream.outlet.Outlet`.
     """
 
-    __slots__ = ("_source", "_inner", "_describe", "_advance", "_end_reason", "_breaks", "_ident")
+    __slots__ = ("_source", "_describe", "_end_reason", "_breaks", "_ident", "seat")
 
     def __init__(
         self, source: Any, inner: Any, format: Any, settings: Settings, chunker: Optional[Any] = None
@@ -53,6 +54,8 @@ class Closing(Handover):
         #: What is raised into the server after the last bytes.
         self._breaks: Optional[BaseException] = None
         self._ident = 0
+        #: What it holds of the limits, see :mod:`flask_llmstream.limits`; ``None`` where nothing is limited.
+        self.seat: Optional[Seat] = None
 
     def discard(self) -> None:
         """Release a stream that will not be sent: the request was HEAD, or answered otherwise."""
@@ -67,8 +70,7 @@ class Closing(Handover):
             self._over(self._end_reason)
         elif type(sys.exc_info()[1]).__name__ in _GOING_DOWN:
             self._gone = True  # the server may have stopped inside a write: nothing may follow
-            self._close_source()
-            self._over("shutdown")
+            self._close_source_and_end("shutdown")
         else:
             # The server has given up between two items: its write failed.
             self._departed()
@@ -76,15 +78,20 @@ class Closing(Handover):
             if cancellation is None:
                 self._run_dry()
             else:
-                self._close_source()
-                self._over(cancellation.reason)
+                self._close_source_and_end(cancellation.reason)
+
+    def _close_source_and_end(self, reason: str) -> None:
+        """Close the source, and be over though that is ended by what ends the worker."""
+        try:
+            self._close_source()
+        finally:
+            self._over(reason)
 
     def _never_started(self, reason: str) -> None:
         if self._state in ("new", "attached"):
             self._runtime = current_runtime()
             self._started_at = self._runtime.now()
-            self._close_source()
-            self._over(reason)
+            self._close_source_and_end(reason)
 
     def _source_raised(self, error: BaseException) -> bytes:
         cancellation = self._cancellation
@@ -160,8 +167,10 @@ class Closing(Handover):
             if self._describe is not None:
                 failure = self._describe(error)
         finally:
-            unexpected = failure.code == "internal_error"
-            _log.error(
+            was_logged = getattr(error, "was_logged", False)  # by the stream that this one follows
+            unexpected = failure.code == "internal_error" and not was_logged
+            _log.log(
+                logging.INFO if was_logged else logging.ERROR,
                 "stream %s%s failed after %d pieces of text: %s: %s", self.id,
                 "" if channel is None else f": its channel {channel!r}", self._pieces(),
                 type(error).__name__, error,
@@ -177,6 +186,8 @@ class Closing(Handover):
         self._state = "ending"
         self._end_reason = reason
         self._advance = None
+        if self.seat is not None:
+            self.seat.source_ended()  # who reads the end may ask again at once
         if self._gone:
             self._over(reason)
             raise leave_quietly(self._peer)
@@ -184,7 +195,7 @@ class Closing(Handover):
         begun = self._opened or self._frames or self._pieces()
         if failure is not None:
             if not begun:
-                self._status = f"{failure.status} {http.client.responses.get(failure.status, 'Error')}"
+                self._status = failure.status_line()
                 self._headers = failure.headers()
                 return self._open(failure.body())
             said = self._format.failed(failure.message, failure.code, failure.retryable)
@@ -247,7 +258,9 @@ class Closing(Handover):
             if not on_hub:
                 self.wire.release()
             try:
-                self._take(advance())
+                item = advance()
+                self._touched = self._runtime.now()  # or it would be taken for silent since its client left
+                self._take(item)
             except StopIteration:
                 is_whole = True
                 break
@@ -274,8 +287,7 @@ class Closing(Handover):
             except Exception as error:
                 reason = "error"
                 self._describe_and_log(error)
-        self._close_source()
-        self._over(reason)
+        self._close_source_and_end(reason)
         if going_down is not None:
             raise going_down
 
@@ -286,6 +298,8 @@ class Closing(Handover):
         started = self._state != "attached" and self._state != "new"
         self._state = "over"
         self._advance = None
+        if self.seat is not None:
+            self.seat.leave()
         del self._frames[:]
         if self._entry is not None:
             self._entry.ticked = None
@@ -293,14 +307,30 @@ class Closing(Handover):
         if started:
             if self._peer.fd is not None:
                 current_watcher().remove(self._peer.fd, self)
+        try:
+            self._close_bound()
+        finally:  # also where what ends the worker has come while something was being closed
+            self._tell_of_end(reason, started)
+
+    def _close_bound(self) -> None:
         for closable in list(self.bound):  # each takes itself out of it
             try:
                 closable.close()
+            except StreamCancelled:
+                pass  # from the end of a shield() in its clean-up
             except Exception:
                 _log.exception("stream %s: what was bound to it could not be closed", self.id)
         del self.bound[:]
+
+    def _tell_of_end(self, reason: str, started: bool) -> None:
+        # Before whoever wants to know is told: they may take their time, and look into the log.
+        if reason != "finish" and reason != "error":
+            _log.info(
+                "stream %s ended: %s, after %d pieces of text and %.3f s", self.id, reason,
+                self._pieces(), self._runtime.now() - self._started_at,
+            )
         try:
-            if self._callbacks or signals.stream_finished.receivers:
+            if self._is_awaited():
                 self._tell(self._make_end(reason))
         except Exception:
             _log.exception("stream %s: what follows its end has failed", self.id)
@@ -308,8 +338,3 @@ class Closing(Handover):
             self._error = None  # its traceback holds this stream
             if started:
                 current.leave(self._ident, self)
-        if reason != "finish" and reason != "error":
-            _log.info(
-                "stream %s ended: %s, after %d pieces of text and %.3f s", self.id, reason,
-                self._pieces(), self._runtime.now() - self._started_at,
-            )

@@ -5,23 +5,25 @@ Nothing here drives the stream; :class:`~flask_llmstream.stream.Stream` does.
 
 from __future__ import annotations
 
-import logging
 from typing import Any, Callable, List, Optional
 
 from flask_llmstream import signals
+from flask_llmstream.blocked import peer_name, reading_socket, waiting_socket
 from flask_llmstream.cancellation import Cancellation
+from flask_llmstream.culprits import describe_stack
 from flask_llmstream.ending import StreamEnd
 from flask_llmstream.outlet import NEVER
 from flask_llmstream.producing import Producing, sum_usage, total_usage
 from flask_llmstream.sansio.events import Usage
 from flask_llmstream.settings import Settings
 from flask_llmstream.stalled import Stall, cut_off
+from flask_llmstream.streamlog import stream_logger
 from flask_llmstream.tagged import TaggedOutlet
 from flask_llmstream.ticker import Entry, current_ticker
 
 __all__ = ["Control"]
 
-_log = logging.getLogger("flask_llmstream.stream")
+_log = stream_logger()
 
 #: So often within each of its limits a stream is looked at.
 _LOOKS = 4
@@ -34,9 +36,9 @@ class Control(TaggedOutlet, Producing):
     """
 
     __slots__ = (
-        "task", "bound", "shields", "_callbacks", "_cancellation", "_sending", "_state", "_sender",
+        "task", "bound", "shields", "_callbacks", "_sending", "_state", "_sender",
         "_entry", "_ends_at", "_leave_at", "_idle_from", "_stall", "_around_end", "_error",
-        "_started_at", "_first_at", "cut",
+        "_started_at", "_stall_told", "cut", "seal",
     )
 
     def __init__(self, format: Any, settings: Settings, chunker: Optional[Any] = None) -> None:
@@ -58,7 +60,11 @@ class Control(TaggedOutlet, Producing):
         self._error: Optional[BaseException] = None
         self._started_at = 0.0
         self._first_at: Optional[float] = None
+        self._stall_told = False
         self.cut: Optional[Usage] = None
+        #: Is called last, with how it has ended and the code of a failure: it may wait, and a worker that
+        #: stops may not let it.
+        self.seal: Optional[Callable[[StreamEnd, Optional[str]], Any]] = None
 
     # -- what happens while the source blocks -----------------------------------------------
 
@@ -67,6 +73,8 @@ class Control(TaggedOutlet, Producing):
         if self._cancellation is not None:
             return self._cancellation.retry_at
         due = min(self._ends_at, self._leave_at, self._next_look())
+        if self._settings.stall_warning and not self._stall_told:
+            due = min(due, max(self._touched, self._idle_from) + self._settings.stall_warning)
         if self._can_write():
             if self._probing:
                 due = self._touched
@@ -81,11 +89,10 @@ class Control(TaggedOutlet, Producing):
     def _next_look(self) -> float:
         """When an idle source or a client that does not read should be looked for."""
         settings = self._settings
-        limits = [settings.idle_timeout]
-        if self._peer.fd is not None:
-            limits.append(settings.slow_reader_timeout)
-        pauses = [limit / _LOOKS for limit in limits if limit]
-        return self._runtime.now() + min(pauses) if pauses else NEVER
+        limit = settings.idle_timeout or NEVER
+        if self._peer.fd is not None and settings.slow_reader_timeout:
+            limit = min(limit, settings.slow_reader_timeout)
+        return self._runtime.now() + limit / _LOOKS
 
     def _look_at(self, due: float) -> None:
         """Have the ticker come at *due*, or earlier."""
@@ -108,12 +115,18 @@ class Control(TaggedOutlet, Producing):
         if now >= self._leave_at:
             return self.cancel("disconnect")
         settings = self._settings
-        if settings.slow_reader_timeout and self._peer.fd is not None and not self._gone:
+        if self._peer.fd is not None and not self._gone:
             self._look_for_stall(now)
         if not self._in_source:
             self._idle_from = now  # it is the client who lets the source wait
-        elif settings.idle_timeout and now >= max(self._touched, self._idle_from) + settings.idle_timeout:
-            return self.cancel("timeout", "upstream_timeout")
+        else:
+            idle = now - max(self._touched, self._idle_from)
+            if settings.stall_warning and idle >= settings.stall_warning and not self._stall_told:
+                self._tell_of_stall("nothing has come from its source for %.0f s; it waits in %s", idle)
+            if settings.idle_timeout and idle >= settings.idle_timeout:
+                return self.cancel("timeout", "upstream_timeout")
+        if self.wire is None and self._in_source and not self._has_due(now):
+            return max(self._next_due(), now + 0.005)  # without making what most streams never need
         if not self._in_source or not self._seize():
             # The request side is writing: that is as good as a heartbeat.
             return max(self._next_due(), now + 0.02)
@@ -131,16 +144,30 @@ class Control(TaggedOutlet, Producing):
         return max(self._next_due(), now + 0.005)
 
     def _look_for_stall(self, now: float) -> None:
-        """Cut the client off if it has not taken anything for too long."""
+        """Say so if the client has not taken anything for long, and cut it off if for too long."""
+        settings = self._settings
         fd = self._peer.fd
         assert fd is not None
         if self._stall is None:
-            if self._runtime.writable(fd):
-                return
             self._stall = Stall()
         seconds = self._stall.seconds(fd, now, self._runtime)
-        if seconds >= self._settings.slow_reader_timeout and cut_off(fd, self._runtime):
+        if settings.stall_warning and seconds >= settings.stall_warning and not self._stall_told:
+            self._tell_of_stall("its client has read nothing of what waits for it for %.0f s", seconds)
+        limit = settings.slow_reader_timeout
+        if limit and seconds >= limit and cut_off(fd, self._runtime, self._stall.taken):
             _log.info("stream %s: its client has read nothing for %.0f s and is cut off", self.id, seconds)
+
+    def _tell_of_stall(self, message: str, seconds: float) -> None:
+        """Log, once, what this stream waits for."""
+        self._stall_told = True
+        values: List[Any] = [self.id, seconds]
+        if message.endswith("%s"):
+            frame = self._runtime.frame(self.task)
+            values.append(describe_stack(frame) or "code that shows no frame")
+            peer = peer_name(waiting_socket(frame) or reading_socket(frame))
+            if peer:
+                message, values = message + ", for %s", [*values, peer]
+        _log.warning("stream %s: " + message, *values)
 
     def _catch_up(self) -> None:
         """Try a cancellation that came while the ticker held the wire, and could not be tried."""
@@ -167,7 +194,9 @@ class Control(TaggedOutlet, Producing):
 
     def _departed(self) -> None:
         """The client has left."""
-        if self._gone:
+        with self._runtime.once:  # on threads a write may fail while the watcher sees why
+            known, self._gone = self._gone, True
+        if known:
             self._catch_up()  # the watcher may have seen it first, while somebody was writing
             return
         self._note_departure()
@@ -192,6 +221,12 @@ class Control(TaggedOutlet, Producing):
         """Do not end it for want of a client before *until*: others read it."""
         if self._leave_at < NEVER:
             self._leave_at = max(self._leave_at, until)
+
+    def end_at(self, at: float) -> None:
+        """End it for want of a client at *at*: the last of the others who read it has left."""
+        if self._leave_at < NEVER:
+            self._leave_at = at
+            self._look_at(at)
 
     def _note_departure(self) -> None:
         self._gone = True
@@ -247,15 +282,17 @@ class Control(TaggedOutlet, Producing):
             raise RuntimeError("nothing can be sent: the stream is over")
         written = True
         self._sending = True
-        self._seize(wait=True)
         try:
-            frame = make()
-            if frame and not self._gone:
-                self._frames.append(frame)
-            if self._in_source and self._can_write():
-                written = self._write()
+            self._seize(wait=True)  # on gevent a timeout of the source's own may end the waiting
+            try:
+                frame = make()
+                if frame and not self._gone:
+                    self._frames.append(frame)
+                if self._in_source and self._can_write():
+                    written = self._write()
+            finally:
+                self.wire.release()
         finally:
-            self.wire.release()
             self._sending = False
         self._touched = self._runtime.now()
         if not written:
@@ -264,14 +301,23 @@ class Control(TaggedOutlet, Producing):
 
     # -- the end ----------------------------------------------------------------------------
 
+    def _is_awaited(self) -> bool:
+        """Whether anybody wants to know how it has ended."""
+        return bool(self._callbacks or signals.stream_finished.receivers or self.seal is not None)
+
     def _tell(self, end: StreamEnd) -> None:
-        if self._callbacks:
-            if self._around_end is not None:
-                self._around_end(lambda: self._call_back(end))
-            else:
-                self._call_back(end)
-        if signals.stream_finished.receivers:
-            signals.stream_finished.send(self._sender, stream=self, end=end)
+        try:
+            if self._callbacks:
+                if self._around_end is not None:
+                    self._around_end(lambda: self._call_back(end))
+                else:
+                    self._call_back(end)
+            if signals.stream_finished.receivers and self.task is not None:  # one that has begun
+                signals.stream_finished.send(self._sender, stream=self, end=end)
+        finally:
+            seal, self.seal = self.seal, None
+            if seal is not None:
+                seal(end, None if self._cancellation is None else self._cancellation.code)
 
     def _make_end(self, reason: str) -> StreamEnd:
         channels = self._channel_ends(reason)

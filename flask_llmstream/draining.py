@@ -8,12 +8,15 @@ of resumable streams are sent away at once, to follow from another worker.
 Decisions
     1. No hook is needed: the worker is found among the callers of the first stream, and its
        ``alive`` is looked at a few times a second while streams are open, and only then.
-    2. Servers that say nothing before they stop are told about by hand: :func:`drain`.
+    2. A worker whose master was killed goes too. gunicorn's gevent workers leave within a second, without
+       waiting for anybody, so their streams are ended at once; the others get their time.
+    3. Servers that say nothing before they stop are told about by hand: :func:`drain`.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import threading
@@ -73,6 +76,11 @@ class Drainage:
         self._waiting = False
         self._ends_at: Optional[float] = None
 
+    @property
+    def going(self) -> bool:
+        """Whether the worker was told to go, or has lost its master."""
+        return self._worker is not None and (not self._worker.alive or _is_orphan(self._worker))
+
     def begin(self) -> None:
         """Take note that a stream begins; called in its request."""
         if self._waiting:
@@ -95,12 +103,14 @@ class Drainage:
             return float("inf")
         if self._ends_at is None:
             self._let_signals_in()
-        if self._ends_at is None and not self._worker.alive:  # type: ignore[union-attr]
+        if self._ends_at is None and self.going:
             timeout = float(self._worker.cfg.graceful_timeout)  # type: ignore[union-attr]
+            if _leaves_at_once(self._worker):
+                timeout = 0.0
             self._ends_at = now + max(0.0, timeout - margin(timeout) - _PAUSE)
         if self._ends_at is None:
             return now + _PAUSE
-        if _others_come(self._worker):
+        if not _is_orphan(self._worker) and _others_come(self._worker):
             _hand_over_all()
         if now >= self._ends_at:
             _end_all()
@@ -119,6 +129,16 @@ class Drainage:
         arrived = getattr(self._worker, "PIPE", None)  # gets a byte from each signal
         if arrived and current_runtime().readable(arrived[0]):
             signal.pthread_kill(main, signal.SIGWINCH)
+
+
+def _is_orphan(worker: Any) -> bool:
+    """Whether the master of *worker* is gone, as :meth:`Worker.notify` of gunicorn finds out."""
+    return bool(getattr(worker, "ppid", None) not in (None, os.getppid()))
+
+
+def _leaves_at_once(worker: Any) -> bool:
+    """Whether *worker* has lost its master and is of the kind that does not wait for its streams then."""
+    return _is_orphan(worker) and any("gevent" in kind.__module__ for kind in type(worker).__mro__)
 
 
 def _others_come(worker: Any) -> bool:

@@ -17,6 +17,7 @@
         StreamRefused             the answer is not an event stream: .status, .headers, .body,
                                 .retry_after
       OutputInvalid               what a model wrote breaks its schema: .errors, .paths
+      LimitReached                as many streams run as may: .limit, .code, .retry_after
       LogUnavailable              the event log cannot be written or read now: .log, .cause
       ConfigurationError          .key, .value
     BaseException
@@ -37,6 +38,7 @@ __all__ = [
     "DecodeError",
     "JsonLimitExceeded",
     "LLMStreamError",
+    "LimitReached",
     "LogUnavailable",
     "OutputInvalid",
     "StreamCancelled",
@@ -209,6 +211,35 @@ class OutputInvalid(LLMStreamError):
         self.errors = errors
         #: Where they are, as clients may know it: JSON Pointers of names that the schema has.
         self.paths = paths
+
+
+class LimitReached(LLMStreamError):
+    """No further stream may run now: there are as many as a limit allows.
+
+    :param limit: which: ``worker``, ``owner`` or ``route``.
+    :param retry_after: seconds after which it may be tried again.
+    """
+
+    def __init__(self, limit: str, retry_after: float) -> None:
+        super().__init__(f"the {limit} has as many streams as it may have; see docs/limits.md")
+        self.limit = limit
+        #: What clients are told.
+        self.code = "too_many_streams" if limit == "owner" else "busy"
+        self.retry_after = retry_after
+
+
+class StreamTooLong(LLMStreamError):
+    """A stream has sent as many bytes as it may.
+
+    :param limit: bytes.
+    """
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            f"it has sent the {limit} bytes that max_bytes allows; ask the model for less (max_tokens), or"
+            " set LLMSTREAM_MAX_BYTES higher"
+        )
+        self.limit = limit
 
 
 class LogUnavailable(LLMStreamError):

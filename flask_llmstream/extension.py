@@ -5,10 +5,13 @@ from __future__ import annotations
 import functools
 from typing import Any, Optional
 
+from flask_llmstream.eventlog.base import public_url
+from flask_llmstream.measuring import ROUTE_KEY
 from flask_llmstream.middleware import LLMStreamMiddleware
 from flask_llmstream.release import release_connections
 from flask_llmstream.sansio.headers import essence
 from flask_llmstream.settings import SETTINGS, Settings
+from flask_llmstream.templating import template_names
 
 __all__ = ["LLMStream", "LLMStreamState"]
 
@@ -21,6 +24,10 @@ class LLMStreamState:
         self.settings = settings
         #: What streams call in this app, see ``responses``; made by the first of them.
         self.callbacks: Any = None
+        #: What measures its streams, a collector for a registry of ``prometheus_client``; or ``None``.
+        self.tallies: Any = None
+        #: What sees its streams, see ``observed``; or ``None``.
+        self.observer: Any = None
 
 
 class LLMStream:
@@ -47,36 +54,71 @@ class LLMStream:
         """Set up *app*; nothing of it is kept here."""
         settings = Settings.from_config(app.config, self._overrides)
         again = "llmstream" in app.extensions
-        app.extensions["llmstream"] = LLMStreamState(settings)
+        state = LLMStreamState(settings)
+        if settings.metrics:
+            from flask_llmstream.metered import make_measures
+
+            state.tallies = make_measures(app, settings)
+        if settings.live or settings.log_streams or settings.otel:
+            from flask_llmstream.observed import make_observer
+
+            state.observer = make_observer(app, settings)
+        app.extensions["llmstream"] = state
         if not again:
             _add_commands(app)
             if settings.url_prefix:
                 from flask_llmstream.views import make_blueprint
 
                 app.register_blueprint(make_blueprint(settings.url_prefix))
+            app.context_processor(template_names)
+            if settings.otel:
+                _note_contexts(app)
         if settings.retrofit:
             _retrofit(app, settings)
 
 
 def _retrofit(app: Any, settings: Settings) -> None:
     """Take the streams of unmodified routes into our care."""
+    from flask import request
+
+    from flask_llmstream.admission import note_owner
     from flask_llmstream.responses import run_in_app_context
     from flask_llmstream.shield import make_shield
+
+    def note_request() -> None:
+        note_owner()
+        request.environ[ROUTE_KEY] = request.endpoint
 
     middleware = app.wsgi_app
     if not isinstance(middleware, LLMStreamMiddleware):
         middleware = app.wsgi_app = LLMStreamMiddleware(app.wsgi_app)
         release = functools.partial(release_connections, app, settings.release)
         types = frozenset(map(essence, settings.retrofit))
-        shield = make_shield(types, release if settings.release else None)
+        shield = make_shield(types, release if settings.release else None, note_request)
         # Not app.before_request(): those before it may answer, or register hooks for this request.
         app.before_request_funcs.setdefault(None, []).insert(0, shield)
     middleware.configure(settings, app, run_in_app_context(app))
 
 
+def _note_contexts(app: Any) -> None:
+    """Have the streams of unmodified routes know in which trace they were made."""
+    from flask import request
+
+    from flask_llmstream.measuring import observer_of
+
+    @app.after_request  # type: ignore[untyped-decorator]
+    def note_context(response: Any) -> Any:
+        observer = observer_of(app)
+        if observer is not None:
+            observer.note_context(request.environ)
+        return response
+
+
 def _add_commands(app: Any) -> None:
     import click
     from flask.cli import AppGroup
+
+    from flask_llmstream.doctor.check_command import make_check_command
 
     group = AppGroup("llmstream", help="Look at the streams of this app.")
 
@@ -87,6 +129,20 @@ def _add_commands(app: Any) -> None:
         for setting in SETTINGS:
             value = getattr(state.settings, setting.name)
             origin = "default" if value == setting.default else "set"
+            if setting.name == "event_log":
+                value = public_url(value)  # what is printed ends up in logs of builds and in issues
             click.echo(f"{setting.key} = {value!r}  ({origin})")
 
+    @group.command("probe-token")
+    @click.option("--hours", default=1.0, show_default=True, help="How long it opens the probe.")
+    def probe_token_command(hours: float) -> None:
+        """Print a token with which flask-llmstream doctor may read the probe."""
+        from flask_llmstream.probe import make_token
+
+        try:
+            click.echo(make_token(app, hours * 3600.0))
+        except RuntimeError as exc:
+            raise click.ClickException(str(exc)) from exc
+
+    group.add_command(make_check_command(app))
     app.cli.add_command(group)

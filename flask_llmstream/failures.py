@@ -6,11 +6,12 @@ no client's 401, so it becomes 502.
 
 from __future__ import annotations
 
+import http.client
 import json
 import math
 from typing import Dict, List, NamedTuple, Optional, Tuple
 
-from flask_llmstream.exceptions import OutputInvalid, UpstreamError, WireError
+from flask_llmstream.exceptions import LimitReached, OutputInvalid, StreamTooLong, UpstreamError, WireError
 
 __all__ = ["Failure", "describe_failure"]
 
@@ -24,6 +25,10 @@ class Failure(NamedTuple):
     retryable: bool
     #: Seconds after which it may be tried again, where known.
     retry_after: Optional[float] = None
+
+    def status_line(self) -> str:
+        """Return the status with its usual words."""
+        return f"{self.status} {http.client.responses.get(self.status, 'Error')}"
 
     def body(self) -> bytes:
         """Return the JSON body of an answer that failed before its first byte."""
@@ -51,7 +56,10 @@ _PUBLIC: Dict[str, Tuple[int, str]] = {
     "output_invalid": (502, "The model's answer does not have the form that was asked for."),
     "interrupted": (502, "The answer was interrupted."),
     "timeout": (504, "The answer took too long."),
+    "too_long": (502, "The answer is longer than it may be."),
     "shutdown": (503, "The service is restarting; try again."),
+    "busy": (503, "Too many answers are being written; try again later."),
+    "too_many_streams": (429, "Too many of your answers are being written; wait for one, or stop it."),
 }
 _UNKNOWN = (500, "An error occurred.")
 
@@ -72,6 +80,10 @@ def describe_failure(error: BaseException, expose: bool = False) -> Failure:
         if failure.status == 500:
             failure = failure._replace(status=502)
         failure = failure._replace(retry_after=error.retry_after)
+    elif isinstance(error, LimitReached):
+        failure = failure_of_code(error.code, True)._replace(retry_after=error.retry_after)
+    elif isinstance(error, StreamTooLong):
+        failure = failure_of_code("too_long", False)
     elif isinstance(error, WireError):
         failure = failure_of_code("upstream_invalid", False)
     elif isinstance(error, OutputInvalid):

@@ -17,7 +17,8 @@ from flask_llmstream.eventlog import EventLog
 from flask_llmstream.eventlog.base import OPEN
 from flask_llmstream.exceptions import LLMStreamError, LogUnavailable
 from flask_llmstream.failures import Failure, describe_failure, failure_of_code
-from flask_llmstream.journal import ATTENDANCE, LEASE
+from flask_llmstream.journal import LEASE
+from flask_llmstream.readers import Presence, Readers
 from flask_llmstream.recording import Numbered
 from flask_llmstream.runtime import current_runtime
 from flask_llmstream.sansio.events import Event
@@ -35,6 +36,9 @@ class Replayed(LLMStreamError):
     :param failed: as its first reader was told; ``None`` where its worker has gone without a word.
     """
 
+    #: Each of a thousand readers hears of it; the log of the app has heard already.
+    was_logged = True
+
     def __init__(self, failed: Optional[Failed]) -> None:
         super().__init__("its worker has gone" if failed is None else failed.code)
         self.failed = failed
@@ -46,12 +50,16 @@ class LoggedSource:
     :param log: the event log.
     :param stream: id of the stream.
     :param after: number of the last entry that the reader has got.
+    :param presence: says that it is read. Defaults to one of its own.
     :raises Replayed: when it is iterated: the stream has failed.
     :raises LogUnavailable: when it is iterated: the log could not be read for too long.
     """
 
-    def __init__(self, log: EventLog, stream: str, after: int) -> None:
+    def __init__(
+        self, log: EventLog, stream: str, after: int, presence: Optional[Presence] = None
+    ) -> None:
         self._log = log
+        self._presence = presence or Readers(log).enter(stream)
         self._stream = stream
         self._after = after
         self._items: Deque[Any] = deque()
@@ -62,6 +70,11 @@ class LoggedSource:
         self.end: Union[Done, Failed, None] = None
         #: Whether there will never be more than what was read.
         self.over = False
+
+    @property
+    def stream(self) -> str:
+        """Id of the stream that is read."""
+        return self._stream
 
     @property
     def ready(self) -> int:
@@ -85,6 +98,7 @@ class LoggedSource:
     def close(self) -> None:
         """Read no more."""
         self._closed = True
+        self._presence.leave()
 
     def _try_to_read(self) -> None:
         try:
@@ -106,7 +120,7 @@ class LoggedSource:
             if self._closed:
                 return
         else:
-            self._log.attend(self._stream, ATTENDANCE)
+            self._presence.attend()
         page = self._log.read(self._stream, self._after)
         if page is None:
             self.over = True
@@ -126,7 +140,7 @@ class LoggedSource:
         self._caught_up = not page.entries
 
     def _wait(self) -> None:
-        self._log.attend(self._stream, ATTENDANCE)
+        self._presence.attend()
         self._log.wait(self._stream, self._after, _LOOKS)
         self._look_up()
 

@@ -11,7 +11,6 @@ Decisions
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from typing import Any, Callable, Deque, List, Mapping, Optional
 
@@ -22,10 +21,11 @@ from flask_llmstream.failures import describe_failure, failure_of_code
 from flask_llmstream.runtime import Runtime, current_runtime
 from flask_llmstream.sansio.channels import ChannelDone, ChannelFailed, Channels, Tagged
 from flask_llmstream.settings import Settings
+from flask_llmstream.streamlog import stream_logger
 
 __all__ = ["Gathering"]
 
-_log = logging.getLogger("flask_llmstream.stream")
+_log = stream_logger()
 
 #: Returns what runs a function with all that belongs to the request; it is asked once per branch.
 Carry = Callable[[Callable[[], None]], Callable[[], None]]
@@ -79,6 +79,11 @@ class Gathering:
     def ready(self) -> int:
         """How many items there are at this moment."""
         return len(self._pending) + sum(len(branch.queue) for branch in self._open)
+
+    @property
+    def calls(self) -> int:
+        """How many upstream calls its channels have open."""
+        return sum(len(branch.bound) for branch in self._branches)
 
     def __next__(self) -> Any:
         if self._pending:

@@ -2,7 +2,7 @@
 
 ::
 
-    from flask_llmstream.gunicorn import check_streaming, on_starting, worker_int
+    from flask_llmstream.gunicorn import check_streaming, on_starting, worker_exit, worker_int
 
     worker_class = "gevent"
     ...
@@ -19,13 +19,14 @@ Decisions
 from __future__ import annotations
 
 import argparse
+import glob
 import os
 import shlex
 import sys
 from importlib.util import find_spec
 from typing import Any, Mapping, Optional, Sequence, Tuple
 
-__all__ = ["check_streaming", "on_starting", "worker_int"]
+__all__ = ["check_streaming", "child_exit", "on_starting", "worker_exit", "worker_int"]
 
 #: Worker classes that cannot stream a WSGI response, and why.
 _UNABLE = {
@@ -33,7 +34,7 @@ _UNABLE = {
     "asgi": "it serves ASGI apps, and a Flask app is none",
     "eventlet": "it is not supported here, and gunicorn 26 has removed it",
 }
-#: Seconds that streams get at SIGINT and SIGQUIT, which want the worker gone at once.
+#: Seconds that streams get where the worker goes at once: at SIGINT and SIGQUIT, and when its master is gone.
 _QUICK = 1.0
 
 
@@ -74,6 +75,29 @@ def worker_int(worker: Any) -> None:
     from flask_llmstream.draining import drain
 
     drain(_QUICK)
+
+
+def worker_exit(server: Any, worker: Any) -> None:
+    """Hook of gunicorn, as a worker ends: end what is still open with a word, in a second.
+
+    Nothing is, but for a worker that leaves at once because its master was killed.
+    """
+    draining = sys.modules.get("flask_llmstream.draining")
+    if draining is not None:  # else it had no streams, and its app may never have been loaded
+        draining.drain(_QUICK)
+
+
+def child_exit(server: Any, worker: Any) -> None:
+    """Hook of gunicorn: take a dead worker's gauges away, in ``prometheus_client``'s multiprocess mode."""
+    folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    if folder:
+        # What its mark_process_dead() does. To import it here would load ssl before gevent patches it in
+        # the workers that this process forks from now on.
+        for path in glob.glob(os.path.join(glob.escape(folder), f"gauge_live*_{worker.pid}.db")):
+            try:
+                os.unlink(path)
+            except FileNotFoundError:
+                pass  # a worker that is asked for the metrics was faster; raised here it would end gunicorn
 
 
 def _check(worker_class: Any, preload: bool) -> None:

@@ -15,7 +15,6 @@ Decisions
 
 from __future__ import annotations
 
-import logging
 from typing import Any, Callable, Optional
 
 from flask_llmstream.control import Control
@@ -23,10 +22,11 @@ from flask_llmstream.outlet import NEVER
 from flask_llmstream.servers import end_body
 from flask_llmstream.settings import Settings
 from flask_llmstream.stalled import cut_off, hang_up
+from flask_llmstream.streamlog import stream_logger
 
 __all__ = ["Handover"]
 
-_log = logging.getLogger("flask_llmstream.stream")
+_log = stream_logger()
 
 #: Seconds in which a reader who is sent away can be back.
 _RETURN = 10.0
@@ -42,7 +42,7 @@ class Handover(Control):
     Parameters as for :class:`~flask_llmstream.outlet.Outlet`.
     """
 
-    __slots__ = ("returning", "lasts", "_rotate_at", "_owed")
+    __slots__ = ("returning", "lasts", "_rotate_at", "_owed", "_back_until")
 
     def __init__(self, format: Any, settings: Settings, chunker: Optional[Any] = None) -> None:
         super().__init__(format, settings, chunker)
@@ -53,6 +53,8 @@ class Handover(Control):
         self._rotate_at = NEVER
         #: Whether the reader is still to be sent away.
         self._owed = False
+        #: Until when it is expected back.
+        self._back_until = 0.0
 
     def _next_due(self) -> float:
         return min(super()._next_due(), self._rotate_at)
@@ -97,9 +99,13 @@ class Handover(Control):
         if policy == "cancel":
             self.cancel("disconnect")  # it follows another stream: there is nothing to go on
         elif not going and policy != "detach":
-            self._leave_at = self._runtime.now() + max(policy, _RETURN)
+            self._leave_at = self._back_until = self._runtime.now() + max(policy, _RETURN)
             self._look_at(self._leave_at)
         return True
+
+    def end_at(self, at: float) -> None:
+        """End it for want of a client at *at*, or when its own could have been back."""
+        super().end_at(max(at, self._back_until))
 
     def _ends_aside(self) -> bool:
         """Whether the connection is this stream's alone, and the server stands its end."""

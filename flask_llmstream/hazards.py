@@ -12,14 +12,15 @@ from typing import Callable, NamedTuple, Tuple
 
 from flask_llmstream.runtime import current_runtime, per_process
 
-__all__ = ["look_for_hazards"]
+__all__ = ["HAZARDS", "Hazard", "look_for_hazards"]
 
 _log = logging.getLogger(__name__)
 
 
-class _Hazard(NamedTuple):
+class Hazard(NamedTuple):
     """A library, and what to do about it."""
 
+    #: Whether it is imported in this process, without what helps.
     is_there: Callable[[], bool]
     what: str
     remedy: str
@@ -39,17 +40,18 @@ def _grpc_blocks() -> bool:
     return "grpc._cython.cygrpc" in sys.modules and "grpc.experimental.gevent" not in sys.modules
 
 
-_HAZARDS: Tuple[_Hazard, ...] = (
-    _Hazard(
+#: Those that are known.
+HAZARDS: Tuple[Hazard, ...] = (
+    Hazard(
         _psycopg2_blocks, "psycopg2",
         "call psycogreen.gevent.patch_psycopg() when the worker starts (pip install psycogreen; in"
         " gunicorn's post_fork, or where the app is made), or use psycopg 3",
     ),
-    _Hazard(
+    Hazard(
         _mysqlclient_blocks, "mysqlclient (MySQLdb)",
         "use PyMySQL, which cooperates (mysql+pymysql:// in SQLAlchemy)",
     ),
-    _Hazard(
+    Hazard(
         _grpc_blocks, "grpc",
         "call grpc.experimental.gevent.init_gevent() when the worker starts, before the first channel",
     ),
@@ -58,7 +60,7 @@ _HAZARDS: Tuple[_Hazard, ...] = (
 
 def _look() -> bool:
     if current_runtime().sees_blocking:
-        for hazard in _HAZARDS:
+        for hazard in HAZARDS:
             if hazard.is_there():
                 _log.warning(
                     "%s blocks all streams of this gevent worker whenever it waits for its server: %s",

@@ -22,15 +22,20 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Tupl
 from flask_llmstream.adopted import AdoptedStream
 from flask_llmstream.culprits import look_for_list
 from flask_llmstream.disconnect import find_peer
-from flask_llmstream.exceptions import ConfigurationError
+from flask_llmstream.exceptions import ConfigurationError, LimitReached
+from flask_llmstream.failures import describe_failure
+from flask_llmstream.limits import OWNER_KEY, Seat, current_limits
+from flask_llmstream.measuring import measure
 from flask_llmstream.release import release_connections
 from flask_llmstream.sansio.headers import adopted_headers, essence
-from flask_llmstream.settings import Settings
+from flask_llmstream.settings import PREFIX, Settings
 from flask_llmstream.stream import ENVIRON_KEY
 
 __all__ = ["LLMStreamMiddleware"]
 
 _Headers = List[Tuple[str, str]]
+#: Beginnings of the names of headers that say something of a body, in lower case.
+_OF_THE_BODY = ("content-", "cache-control", "etag", "expires", "last-modified", "transfer-encoding")
 #: So many different content types are looked up without a second thought.
 _REMEMBERED = 256
 
@@ -55,6 +60,9 @@ class LLMStreamMiddleware:
         given = Settings(**settings)
         if given.release is True:
             raise ConfigurationError("LLMSTREAM_RELEASE", True, "a callable, outside of a Flask app")
+        for name in ("metrics", "live", "log_streams", "otel"):
+            if getattr(given, name):
+                raise ConfigurationError(PREFIX + name.upper(), True, "False, outside of a Flask app")
         self._release = given.release
         self.configure(given, app)
 
@@ -92,19 +100,42 @@ class LLMStreamMiddleware:
             return body
         return self._adopt(environ, answer, body)
 
-    def _adopt(self, environ: Dict[str, Any], answer: _Answer, body: Iterable[bytes]) -> AdoptedStream:
+    def _adopt(self, environ: Dict[str, Any], answer: _Answer, body: Iterable[bytes]) -> Iterable[bytes]:
         status, headers, content_type, encoding = answer.adopted  # type: ignore[misc]
         answer.passing = True
+        seat: Optional[Seat] = None
+        if self._settings.max_streams or self._settings.max_streams_per_owner:
+            seat = Seat()
+            try:
+                current_limits().admit(seat, self._sender, self._settings, environ.get(OWNER_KEY, ""))
+            except LimitReached as error:
+                return _refuse(error, answer.start_response, headers, body)
         look_for_list(body, self.app)
         release_connections(None, self._release)
         stream = AdoptedStream(
-            body, content_type=content_type, encoding=encoding, settings=self._settings,
+            body, content_type=content_type, encoding=encoding,
+            settings=self._settings.for_client(environ.get("HTTP_USER_AGENT"), content_type),
             sender=self._sender, around_end=self._around_end,
         )
+        measure(stream, environ)
         start_response = answer.start_response
         peer = find_peer(environ, start_response)
         stream.attach(peer, start_response, status, adopted_headers(headers), stream.release_body)
+        stream.seat = seat
         return stream
+
+
+def _refuse(
+    error: LimitReached, start_response: Callable[..., Any], headers: _Headers, body: Iterable[bytes]
+) -> Iterable[bytes]:
+    """Answer in place of the app, with those of its headers that are not about its body."""
+    close = getattr(body, "close", None)
+    if close is not None:
+        close()
+    failure = describe_failure(error)
+    kept = [(name, value) for name, value in headers if not name.lower().startswith(_OF_THE_BODY)]
+    start_response(failure.status_line(), kept + failure.headers())
+    return [failure.body()]
 
 
 class _Types(Dict[str, bool]):
@@ -188,7 +219,7 @@ class _Late:
     def __init__(
         self,
         body: Iterable[bytes],
-        adopt: Callable[[Iterable[bytes]], AdoptedStream],
+        adopt: Callable[[Iterable[bytes]], Iterable[bytes]],
         answer: _Answer,
     ) -> None:
         self._body = body
@@ -208,9 +239,9 @@ class _Late:
         if self._answer.adopted is None:
             self._advance = items.__next__
             return first
-        stream = self._adopt(_Rest(first, items, self._close))
-        self._close = stream.close
-        self._advance = stream.__next__
+        adopted = self._adopt(_Rest(first, items, self._close))
+        self._close = getattr(adopted, "close", None)
+        self._advance = iter(adopted).__next__
         return self._advance()
 
     def close(self) -> None:

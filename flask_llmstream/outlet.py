@@ -7,17 +7,17 @@ or a greenlet that the hub starts writes them through the server's own ``write()
 
 from __future__ import annotations
 
-import logging
 from typing import Any, Callable, List, Optional, Tuple
 
 from flask_llmstream.disconnect import Peer
 from flask_llmstream.runtime import Runtime
 from flask_llmstream.sansio.events import Finish, ReasoningDelta, TextDelta, ToolCallDelta, Usage
 from flask_llmstream.settings import Settings
+from flask_llmstream.streamlog import stream_logger
 
-__all__ = ["NEVER", "Outlet", "find_ready"]
+__all__ = ["NEVER", "Outlet", "find_ready", "ready_behind", "ready_in"]
 
-_log = logging.getLogger("flask_llmstream.stream")
+_log = stream_logger()
 
 #: So many bytes go into the send buffer of every connection that can be written to; a third of it
 #: is free then, and the smallest has 4.5 KB.
@@ -26,7 +26,22 @@ _FITS = 1024
 NEVER = float("inf")
 
 
-class Outlet:
+class _EachToken:
+    """What every token touches, side by side.
+
+    CPython lays slots out class by class, in the order of their names. Between two tokens of one stream
+    hundreds of others have had theirs, so each line of memory costs a miss; these are three lines, and
+    would be eleven.
+    """
+
+    __slots__ = (
+        "wire", "_advance", "_cancellation", "_chunker", "_first_at", "_format", "_frames", "_gone",
+        "_in_source", "_inner", "_opened", "_ready", "_runtime", "_texts", "_touched", "_turn", "_turn_at",
+        "_unshared",
+    )
+
+
+class Outlet(_EachToken):
     """The way of one stream's items to its client; :class:`~flask_llmstream.stream.Stream` drives it.
 
     :param format: encodes items; see :mod:`flask_llmstream.sansio.native`.
@@ -37,9 +52,9 @@ class Outlet:
     """
 
     __slots__ = (
-        "id", "wire", "_format", "_settings", "_chunker", "_peer", "_start_response", "_status",
-        "_headers", "_runtime", "_frames", "_texts", "_unspoken", "_finish_reason", "_usage", "_in_source",
-        "_opened", "_writer", "_touched", "_beaten", "_armed", "_gone", "_probing", "_hold_until",
+        "id", "_settings", "_peer", "_start_response", "_status",
+        "_headers", "_unspoken", "_finish_reason", "_usage",
+        "_writer", "_beaten", "_armed", "_probing", "_hold_until",
         "_held_since",
     )
 
@@ -88,6 +103,11 @@ class Outlet:
         if interval:
             # The ticker may have been told to come when the hold ends, and no earlier.
             self._look_at(self._touched + interval)
+        return data
+
+    def _padding(self) -> bytes:
+        """Return what stands before the first output, where padding is wanted."""
+        data: bytes = self._format.opening(self._settings.padding)
         return data
 
     def _collect(self) -> bytes:
@@ -193,6 +213,20 @@ class Outlet:
     def _can_write(self) -> bool:
         return self._peer.can_write and not self._gone
 
+    def _has_due(self, now: float) -> bool:
+        """Whether :meth:`_beat` may have something to write."""
+        held_until = self._held_since + self._settings.max_delay
+        return bool(self._frames) or held_until <= now or self._owes_comment(now)
+
+    def _owes_comment(self, now: float) -> bool:
+        """Whether the stream has to be opened without an item, or a heartbeat is due."""
+        if self._probing:
+            return True
+        if not self._opened:
+            return now >= self._hold_until
+        interval = self._settings.heartbeat_interval
+        return bool(interval and now - self._quiet_since() >= interval - 0.001 and self._format.heartbeat)
+
     def _beat(self, now: float) -> Optional[bool]:
         """Write what is due, holding the wire while the source blocks; as :meth:`_write`.
 
@@ -206,16 +240,10 @@ class Outlet:
                 self._frames.append(text)
         comment = b""
         if not self._frames:
-            if not self._opened:
-                if now < self._hold_until and not self._probing:
-                    return True
-                comment = self._format.opening(self._settings.padding)
-            else:
-                interval = self._settings.heartbeat_interval
-                quiet = now - self._quiet_since() >= interval - 0.001
-                if not self._probing and not (interval and quiet and self._format.heartbeat):
-                    return True
-                comment = self._format.heartbeat
+            if not self._owes_comment(now):
+                return True
+            opens = not self._opened
+            comment = self._format.opening(self._settings.padding) if opens else self._format.heartbeat
         self._probing = False
         self._beaten = now
         fd = self._peer.fd
@@ -248,7 +276,7 @@ class Outlet:
             data = b"".join(frames)
             del frames[:]
             if not self._opened and self._settings.padding:
-                data = self._format.opening(self._settings.padding) + data
+                data = self._padding() + data
         if not data and self._opened:
             return True
         try:
@@ -294,15 +322,15 @@ class Outlet:
 def find_ready(source: Any) -> Optional[Callable[[Any], int]]:
     """Return what says how many items *source* has ready, with no other code between them."""
     if hasattr(source, "gi_yieldfrom"):
-        return _ready_behind
-    return _ready_in if hasattr(source, "ready") else None
+        return ready_behind
+    return ready_in if hasattr(source, "ready") else None
 
 
-def _ready_in(source: Any) -> int:
+def ready_in(source: Any) -> int:
     ready = getattr(source, "ready", 0)
     return ready if isinstance(ready, int) else 0
 
 
-def _ready_behind(generator: Any) -> int:
+def ready_behind(generator: Any) -> int:
     source = generator.gi_yieldfrom
-    return 0 if source is None else _ready_in(source)
+    return 0 if source is None else ready_in(source)

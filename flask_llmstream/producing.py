@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from typing import TYPE_CHECKING, Any, Iterator, List, Optional, Tuple
 
 from flask_llmstream.cancellation import Cancellation
@@ -12,6 +13,9 @@ from flask_llmstream.sansio.events import Usage
 from flask_llmstream.settings import Settings
 
 __all__ = ["Producing", "sum_usage", "total_usage"]
+
+#: Held for an assignment: whoever cancels a stream may meet another who does. A signal may come inside.
+_deciding = threading.RLock()
 
 
 class Producing:
@@ -102,12 +106,18 @@ class Producing:
             raise StreamCancelled(cancellation.reason)
 
     def _begin_cancellation(self, reason: str, code: Optional[str] = None) -> Cancellation:
-        """Have the source interrupted as soon as that is possible; only once."""
+        """Have the source interrupted as soon as that is possible; only once.
+
+        :returns: what does so; that of another, where they were faster.
+        """
         settings = self._settings
         cancellation = Cancellation(
             reason, self, self._runtime, settings.cancel_grace, settings.shielded_modules, code
         )
-        self._cancellation = cancellation
+        with _deciding:
+            if self._cancellation is not None:
+                return self._cancellation
+            self._cancellation = cancellation
         if self.waits is not None:
             self.waits.wake()
         return cancellation

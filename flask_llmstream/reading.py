@@ -21,7 +21,6 @@ from typing import Any, Iterator, List, Optional, Tuple, Type
 import requests
 import urllib3.exceptions
 
-from flask_llmstream.exceptions import DecodeError
 from flask_llmstream.sansio.chunked import ChunkedDecoder
 
 __all__ = ["READ_ERRORS", "BodyReader", "read_available"]
@@ -174,14 +173,14 @@ class BodyReader:
             if self._left is not None:
                 self._left -= len(block)
             elif self._chunks is not None:
-                try:
-                    block = self._chunks.feed(block)
-                except DecodeError as exc:
-                    raise urllib3.exceptions.ProtocolError(str(exc)) from exc
-                if self._chunks.done:
-                    self._give_back()
+                block = self._chunks.feed(block)
+                if self._chunks.done or self._chunks.broken:
+                    if self._chunks.done:
+                        self._give_back()
                     if block:
                         yield block
+                    if self._chunks.broken:
+                        raise urllib3.exceptions.ProtocolError(self._chunks.broken)
                     return
             if self._left == 0:
                 self._give_back()

@@ -1,35 +1,42 @@
 """Wire formats around the formats: one notes what a stream sends, one repeats what was noted.
 
 Both give events the cursor with which a client comes back, where a format has a place for it: ``id:``
-in an event stream, ``"id"`` in NDJSON. Others can be followed from their beginning.
+in an event stream, ``"cursor"`` in NDJSON, a frame of its own in ``frames``. Others can be followed
+from their beginning.
 """
 
 from __future__ import annotations
 
+import random
 from typing import Any, Callable, Dict, NamedTuple, Optional
 
 from flask_llmstream.ending import StreamEnd
-from flask_llmstream.failures import describe_failure, failure_of_code
+from flask_llmstream.failures import Failure, describe_failure, failure_of_code
 from flask_llmstream.journal import Writer
+from flask_llmstream.sansio.channels import ChannelDone, ChannelFailed, Tagged
 from flask_llmstream.sansio.cursor import END, Cursors
-from flask_llmstream.sansio.events import Comment, Event, Finish, Usage
+from flask_llmstream.sansio.events import Comment, Event, Finish, TextDelta, Usage
+from flask_llmstream.sansio.frames import with_cursor
 from flask_llmstream.sansio.stored import Done, Failed, store
 
 __all__ = ["Numbered", "Recorder", "Replayer"]
 
 
 def _into_sse(frame: bytes, cursor: str) -> bytes:
-    return b"id: %b\n%b" % (cursor.encode(), frame)
+    return f"id: {cursor}\n".encode() + frame
 
 
 def _into_ndjson(frame: bytes, cursor: str) -> bytes:
-    return b'%b,"id":"%b"}\n' % (frame[:-2], cursor.encode())
+    return b'%b,"cursor":"%b"}\n' % (frame[:-2], cursor.encode())
 
 
 #: How a frame is given a cursor, by the name of its format.
-_MARKS: Dict[str, Callable[[bytes, str], bytes]] = {"sse": _into_sse, "ndjson": _into_ndjson}
-#: Milliseconds after which a reader comes back.
-_RETRY = 1000
+_MARKS: Dict[str, Callable[[bytes, str], bytes]] = {
+    "sse": _into_sse, "ndjson": _into_ndjson, "frames": with_cursor,
+}
+#: Milliseconds after which a reader comes back: at least, at most. By chance, since an EventSource knows
+#: none, and after a deploy all readers of a worker come back.
+_SOONEST, _LATEST = 500, 1500
 #: What is said to one reader and is nothing for another.
 _PASSING = (Comment, Finish)
 
@@ -39,6 +46,7 @@ class _Wrapped:
 
     def __init__(self, format: Any, cursors: Cursors, url: str) -> None:
         self._format = format
+        self._encode = format.encode
         self._cursors = cursors
         self._url = url
         self._mark = _MARKS.get(format.name)
@@ -64,7 +72,7 @@ class _Wrapped:
         self._announced = True
         if self._mark is None:
             return b""
-        said = Event({"url": self._url}, "stream", None, _RETRY)
+        said = Event({"url": self._url}, "stream", None, random.randint(_SOONEST, _LATEST))
         return self._marked(self._format.encode(said), 0)
 
 
@@ -89,28 +97,44 @@ class Recorder(_Wrapped):
 
     def encode(self, item: Any) -> bytes:
         """Write one item; see :meth:`~flask_llmstream.sansio.wire.WireFormat.encode`."""
+        if item.__class__ is TextDelta:  # which comes by the thousand
+            writer = self._writer
+            frame: bytes = self._encode(item)
+            sequence = writer.add(store(item))
+            if frame and self._announced and not writer.lost and self._mark is not None:
+                return self._mark(frame, self._cursors.at(sequence))
+            return self._recorded(frame, sequence)
         if item.__class__ is Event and item.id is not None:
             item = Event(item.data, item.event, None, item.retry)  # ids are ours in such a stream
-        frame: bytes = self._format.encode(item)
         if isinstance(item, _PASSING):
-            return frame
-        return self._record(frame, item)
+            return bytes(self._encode(item))
+        rest = b""
+        if item.__class__ is Tagged and isinstance(item.item, (ChannelDone, ChannelFailed)):
+            rest = self._cut_character(item.channel)
+        return rest + self._record(self._encode(item), item)
 
     def done(self, reason: str, usage: Optional[Usage] = None) -> bytes:
         """Write the end."""
+        rest = self._cut_character()
         self._ended = True
-        return self._record(self._format.done(reason, usage), Done(reason, usage))
+        return rest + self._record(self._format.done(reason, usage), Done(reason, usage))
 
     def failed(self, message: str, code: str, retryable: bool) -> bytes:
         """Write the end of a stream that has failed."""
+        rest = self._cut_character()
         self._ended = True
         frame = self._format.failed(message, code, retryable)
-        return self._record(frame, Failed(message, code, retryable))
+        return rest + self._record(frame, Failed(message, code, retryable))
 
-    def close(self, end: StreamEnd, finish_reason: str) -> None:
+    def close(
+        self, end: StreamEnd, finish_reason: str, code: Optional[str] = None,
+        describe: Callable[[BaseException], Failure] = describe_failure,
+    ) -> None:
         """Note how the stream has ended where its own client did not hear of it, and seal it.
 
         :param finish_reason: why the model has stopped, where it has.
+        :param code: of the failure that it was cancelled with, where that says more than ``end.reason``.
+        :param describe: says what clients are told about an exception.
         """
         if not self._ended:
             self._ended = True
@@ -121,12 +145,35 @@ class Recorder(_Wrapped):
                 self._writer.add(store(Done("cancelled", usage)))
             else:
                 error = end.error
-                failure = failure_of_code(end.reason, True) if error is None else describe_failure(error)
+                code = code or end.reason
+                failure = failure_of_code(code, True) if error is None else describe(error)
                 self._writer.add(store(Failed(failure.message, failure.code, failure.retryable)))
         self._writer.close()
 
+    def abandon(self, error: BaseException) -> None:
+        """Note that *error* has ended the stream before it began, and seal it."""
+        if not self._ended:
+            self._ended = True
+            failure = describe_failure(error)
+            self._writer.add(store(Failed(failure.message, failure.code, failure.retryable)))
+        self._writer.close()
+
+    def _cut_character(self, channel: Optional[str] = None) -> bytes:
+        """Write what stands for a character whose end has not come, as an entry of its own.
+
+        :param channel: the one that ends, ``None`` for the stream.
+        """
+        format = self._format if channel is None else self._format.encoder_of(channel)
+        end_text = getattr(format, "end_text", None)
+        text = "" if end_text is None else end_text()
+        if not text:
+            return b""
+        return self.encode(text if channel is None else Tagged(channel, text))
+
     def _record(self, frame: bytes, item: Any) -> bytes:
-        sequence = self._writer.add(store(item))
+        return self._recorded(frame, self._writer.add(store(item)))
+
+    def _recorded(self, frame: bytes, sequence: int) -> bytes:
         if self._writer.lost:
             if not self._told and self._mark is not None:
                 self._told = True

@@ -16,14 +16,22 @@ from typing import Any, Callable, Iterable, Mapping, Optional
 
 from flask import current_app, has_request_context, stream_with_context
 
+from flask_llmstream.admission import admission_of, refusal
 from flask_llmstream.adopted import PassingStream
 from flask_llmstream.ending import StreamEnd
+from flask_llmstream.exceptions import LimitReached
+from flask_llmstream.mixins import with_mixin
 from flask_llmstream.outlet import NEVER
 from flask_llmstream.producing import total_usage
-from flask_llmstream.responses import StreamResponseMixin, callbacks_of, settings_of, with_mixin
+from flask_llmstream.responses import (
+    StreamResponseMixin,
+    callbacks_of,
+    for_this_client,
+    settings_of,
+)
 from flask_llmstream.sansio.adopted import Opaque, RelayedSSE
 from flask_llmstream.sansio.events import Usage
-from flask_llmstream.sansio.headers import essence, stream_headers
+from flask_llmstream.sansio.headers import check_passed, essence, stream_headers
 from flask_llmstream.servers import break_off
 from flask_llmstream.upstream.relayed import PASSED_HEADERS, Head, Refusal, RelayedAnswer
 
@@ -117,6 +125,8 @@ def relay(
     heartbeat_interval: Optional[float] = None,
     status_hold: Optional[float] = None,
     max_duration: Optional[float] = None,
+    max_bytes: Optional[int] = None,
+    max_streams: Optional[int] = None,
     headers: Optional[Mapping[str, str]] = None,
 ) -> Any:
     """Return a Flask response that passes a provider's answer on, byte for byte.
@@ -138,31 +148,43 @@ def relay(
     :param on_end: called once, when the stream is over.
     :param hide_usage: take out of OpenAI's chat streams the chunk that only reports the usage: for
         clients that have not asked for what you have asked for. Defaults to ``False``.
-    :param pass_headers: names of the provider's header fields that clients see.
+    :param pass_headers: names of the provider's header fields that clients see. Those that say how its
+        body was sent are refused.
     :param on_disconnect: as for :func:`~flask_llmstream.stream_response`, like those that follow.
     :param heartbeat_interval: seconds of silence before a comment; 0 for none.
     :param status_hold: seconds from the provider's headers to an opening comment, where nothing else
         has come.
     :param max_duration: seconds after which the stream fails with ``timeout``; 0 for never.
+    :param max_bytes: bytes after which the stream fails with ``too_long``; 0 for no limit.
+    :param max_streams: limit of this route, as for :func:`~flask_llmstream.stream_response`.
     :param headers: further headers of the response.
     :raises TypeError: *upstream* is neither a response nor a function.
-    :raises ValueError: for a header that cannot be.
+    :raises ValueError: for a header or limit that cannot be.
     :raises ConfigurationError: for an option with an impossible value.
     """
-    inner = RelayedAnswer(upstream, [name.lower() for name in pass_headers], hide_usage)
+    inner = RelayedAnswer(upstream, check_passed(pass_headers), hide_usage)
     app = current_app._get_current_object()  # type: ignore[attr-defined]
     settings = settings_of(app).replace(
         on_disconnect=on_disconnect, heartbeat_interval=heartbeat_interval, status_hold=status_hold,
-        max_duration=max_duration,
+        max_duration=max_duration, max_bytes=max_bytes,
     )
+    admission = admission_of(app, settings, max_streams)
+    if admission is not None:
+        try:
+            admission.enter()
+        except LimitReached as error:
+            inner.close()
+            return refusal(app, error)
     response = with_mixin(StreamResponseMixin, app.response_class)(
         (), headers=stream_headers(_SSE, headers, identity=True)
     )
+    settings = for_this_client(settings, _SSE)
     describe, around_end = callbacks_of(app, settings.expose_errors)
     response.llmstream = RelayStream(
         stream_with_context(inner) if has_request_context() else inner, inner, settings=settings,
         describe=describe, around_end=around_end, sender=app,
     )
+    response.llmstream_seat = None if admission is None else admission.seat
     response.llmstream.id = secrets.token_hex(8)
     if on_end is not None:
         response.llmstream.on_end(on_end)

@@ -9,22 +9,26 @@ Decisions
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import random
 import secrets
 import tempfile
-from typing import Any, List, NamedTuple, Optional, Tuple, Union
+import weakref
+from typing import Any, List, NamedTuple, Optional, Union
 
 from flask import request, session, stream_with_context, url_for
 
-from flask_llmstream.exceptions import BadCursor, LogUnavailable
+from flask_llmstream.admission import admission_of, refusal
+from flask_llmstream.exceptions import BadCursor, LimitReached, LogUnavailable
+from flask_llmstream.folders import app_digest, private_folder
 from flask_llmstream.following import LoggedSource, describe_replayed
 from flask_llmstream.journal import LATEST_LOOK, Journal, Writer, current_journals
+from flask_llmstream.readers import Presence
 from flask_llmstream.recording import Recorder, Replayer
-from flask_llmstream.responses import respond
-from flask_llmstream.sansio.cursor import END, CursorKeys
+from flask_llmstream.responses import describe_in_app, for_this_client, respond
+from flask_llmstream.sansio.cursor import END, CursorKeys, Cursors
+from flask_llmstream.sansio.events import Event
 from flask_llmstream.settings import Settings
 from flask_llmstream.stream import Stream
 
@@ -39,6 +43,8 @@ _log = logging.getLogger(__name__)
 _EPOCH = 1
 #: Where the session keeps who somebody is to us.
 _SESSION_KEY = "_llmstream"
+#: What apps say of a user who is none, or has logged out. As a name it would be that of all such people.
+_NOBODY = (None, "")
 #: The part of max_age after which the first connections are rotated.
 _YOUNGEST = 0.8
 #: What refusals say. What is not yours and what never was look alike.
@@ -47,8 +53,16 @@ _REFUSALS = {
     410: "This stream is gone.",
     503: "Streams cannot be resumed now; try again.",
 }
-#: Seconds for which others are looked for when on_disconnect="cancel".
-_LOOK = 1.5
+#: Seconds after which a reader comes back whom the log has failed.
+_RETRY_AFTER = 2
+
+
+class _Look(float):
+    """Seconds for which others are looked for, where nobody is given any to come back."""
+
+
+#: What becomes of on_disconnect="cancel".
+_LOOK = _Look(1.5)
 
 
 def journal_of(app: Any, settings: Settings) -> Journal:
@@ -58,17 +72,8 @@ def journal_of(app: Any, settings: Settings) -> Journal:
 
 def _shared_log(app: Any) -> str:
     """Return the URL of a log that all workers of this app on this machine share."""
-    name = hashlib.sha256(f"{app.import_name}\0{app.root_path}".encode()).hexdigest()[:16]
-    folder = os.path.join(tempfile.gettempdir(), f"flask-llmstream-{os.getuid()}")
-    try:
-        os.mkdir(folder, 0o700)
-    except FileExistsError:
-        found = os.lstat(folder)
-        if found.st_uid != os.getuid() or found.st_mode & 0o077:
-            raise RuntimeError(
-                f"{folder} belongs to somebody else or is open to others; set LLMSTREAM_EVENT_LOG"
-            ) from None
-    return f"sqlite:///{os.path.join(folder, name)}.db"
+    folder = private_folder(os.path.join(tempfile.gettempdir(), f"flask-llmstream-{os.getuid()}"))
+    return f"sqlite:///{os.path.join(folder, app_digest(app))}.db"
 
 
 def keys_of(app: Any) -> CursorKeys:
@@ -89,18 +94,21 @@ def owner_of_request(settings: Settings) -> str:
     streams are secrets of their own then.
     """
     if settings.owner is not None:
-        return f"owner:{settings.owner()}"
-    authorization = request.headers.get("Authorization")
-    if authorization:
-        return f"authorization:{authorization}"
+        said = settings.owner()
+        return "" if said in _NOBODY else f"owner:{said}"
+    authorization, user = request.headers.get("Authorization"), ""
     # Flask-Login's user; or whoever has this session, if there is one.
-    for key in ("_user_id", "user_id", _SESSION_KEY):
-        if key in session:
-            return f"session:{key}:{session[key]}"
-    if session:
-        session[_SESSION_KEY] = secrets.token_hex(16)
-        return f"session:{_SESSION_KEY}:{session[_SESSION_KEY]}"
-    return ""
+    for key in ("_user_id", "user_id"):
+        if not user and session.get(key) not in _NOBODY:
+            user = f"session:{key}:{session[key]}"
+    if authorization:
+        # Both where both are there: many may share the password of a site, or the key of a front end.
+        return f"authorization:{len(authorization)}:{authorization}{user}"
+    if not user and session:
+        if _SESSION_KEY not in session:
+            session[_SESSION_KEY] = secrets.token_hex(16)
+        user = f"session:{_SESSION_KEY}:{session[_SESSION_KEY]}"
+    return user
 
 
 class Recording(NamedTuple):
@@ -117,7 +125,15 @@ class Recording(NamedTuple):
         self.writer.running = stream
         stream.returning = lambda: self.format.resumes and not self.writer.lost
         _limit_age(stream, settings)
-        stream.on_end(lambda end: self.format.close(end, stream.finish_reason))
+        stream.seal = lambda end, code: self.format.close(
+            # What was never sent is no answer for who asks again.
+            end, "cancelled" if stream.task is None else stream.finish_reason, code,
+            lambda error: describe_in_app(error, settings.expose_errors),
+        )
+
+    def abandon(self, error: BaseException) -> None:
+        """End what was begun in the log for a stream that cannot begin."""
+        self.format.abandon(error)
 
 
 def _limit_age(stream: Stream, settings: Settings) -> None:
@@ -137,7 +153,8 @@ def begin(app: Any, settings: Settings, format: Any, id: str) -> Optional[Record
     keys, owner = keys_of(app), owner_of_request(settings)
     grace = settings.on_disconnect if isinstance(settings.on_disconnect, (int, float)) else 0.0
     writer = journal_of(app, settings).begin(
-        id, settings.keep, settings.keep_events, settings.keep_bytes, float(grace)
+        id, settings.keep, settings.keep_events, settings.keep_bytes, float(grace),
+        0.0 if isinstance(grace, _Look) else None,
     )
     if writer is None:
         return None
@@ -177,16 +194,31 @@ def resume(
     :param cursor: where to go on; ``None`` for the beginning.
     :param negotiated: whether the format was chosen by the request.
     """
+    place = _locate(app, settings, ticket, cursor)
+    if isinstance(place, int):
+        return refuse(app, place)
+    journal = journal_of(app, settings)
+    log = journal.log
+    admission = admission_of(app, settings, follows=True)
     try:
-        found = _find(app, settings, format, ticket, cursor)
+        if log.read(place.stream, place.after, 1) is None:
+            return refuse(app, 410)
+        if admission is not None:
+            admission.enter()
     except LogUnavailable as error:
         _log.info("a reader is sent away: %s", error)
-        found = 503
-    if isinstance(found, int):
-        return refuse(app, found)
-    follower, url = found
+        return _ask_to_come_back(app, format, place, _RETRY_AFTER) or refuse(app, 503)
+    except LimitReached as error:
+        return _ask_to_come_back(app, format, place, error.retry_after) or refusal(app, error)
+    presence = journal.readers.enter(place.stream)
+    source = LoggedSource(log, place.stream, place.after, presence)
+    follower = _follower(app, settings, source, Replayer(
+        format, source, place.cursors, place.url, begins=not place.after
+    ))
+    _Leaving(follower, presence)
     response = respond(app, follower, format, negotiated=negotiated)
-    response.headers["Content-Location"] = url
+    response.headers["Content-Location"] = place.url
+    response.llmstream_seat = None if admission is None else admission.seat
     return response
 
 
@@ -207,37 +239,49 @@ def refuse(app: Any, status: int) -> Any:
     """Return an answer without a stream."""
     headers = {"Cache-Control": "no-store"}
     if status == 503:
-        headers["Retry-After"] = "2"
+        headers["Retry-After"] = str(_RETRY_AFTER)
     return app.response_class(_REFUSALS.get(status, ""), status, headers, mimetype="text/plain")
 
 
-def _find(
-    app: Any, settings: Settings, format: Any, ticket: Optional[str], cursor: Optional[str]
-) -> Union[int, Tuple[Stream, str]]:
-    """Return what follows a stream of the log, and its URL; or the HTTP status of a refusal."""
+class _Place(NamedTuple):
+    """Where a reader goes on."""
+
+    stream: str
+    #: Number of the last entry that the reader has got.
+    after: int
+    cursors: Cursors
+    url: str
+
+
+def _locate(app: Any, settings: Settings, ticket: Optional[str], cursor: Optional[str]) -> Union[int, _Place]:
+    """Return where the reader goes on, or the HTTP status of a refusal."""
     keys, owner = keys_of(app), owner_of_request(settings)
     try:
-        place = None if cursor is None else keys.read(cursor, owner)
-        stream = place.stream if ticket is None and place is not None else keys.redeem(ticket or "", owner)
+        read = None if cursor is None else keys.read(cursor, owner)
+        stream = read.stream if ticket is None and read is not None else keys.redeem(ticket or "", owner)
     except BadCursor:
         return 404
-    if place is not None and place.stream != stream:
+    if read is not None and read.stream != stream:
         return 404
-    if place is not None and place.epoch != _EPOCH:
+    if read is not None and read.epoch != _EPOCH:
         return 410
-    after = 0 if place is None else place.sequence
+    after = 0 if read is None else read.sequence
     if after == END:
         return 204
-    log = journal_of(app, settings).log
-    if log.read(stream, after, 1) is None:
-        return 410
-    source = LoggedSource(log, stream, after)
     url = url_for("llmstream.follow", ticket=keys.ticket(stream, owner))
-    replayer = Replayer(format, source, keys.cursors(stream, _EPOCH, owner), url, begins=not after)
+    return _Place(stream, after, keys.cursors(stream, _EPOCH, owner), url)
+
+
+def _follower(app: Any, settings: Settings, source: LoggedSource, replayer: Replayer) -> Stream:
+    """Return the stream that sends what *source* reads."""
     follower = Stream(
         stream_with_context(source),
         format=replayer,
-        settings=settings.replace(status_hold=0.0, on_disconnect="cancel"),
+        settings=for_this_client(settings, replayer.content_type).replace(
+            status_hold=0.0, on_disconnect="cancel", stall_warning=0.0,
+            max_bytes=0,  # what was written may be longer in another format
+            idle_timeout=0.0,  # its source is the log, which says when the stream itself has been given up
+        ),
         describe=lambda error: describe_replayed(error, settings.expose_errors),
         sender=app,
         inner=source,
@@ -245,4 +289,43 @@ def _find(
     follower.id = secrets.token_hex(8)
     follower.returning = lambda: replayer.resumes
     _limit_age(follower, settings)
-    return follower, url
+    return follower
+
+
+class _Leaving:
+    """Hears of it when the reader of a stream that follows another has left, and not only gone elsewhere.
+
+    Whatever thread or greenlet has noticed is here: the source itself may sleep in the log still.
+    """
+
+    def __init__(self, follower: Stream, presence: Presence) -> None:
+        self._follower = weakref.ref(follower)
+        self._presence = presence
+        self._resumes = follower.returning
+        self._sent_away = False
+        follower.returning = self._returns
+        follower.waits = self
+
+    def _returns(self) -> bool:
+        """Say whether the reader can come back; asked by who is about to send it away."""
+        self._sent_away = bool(self._resumes and self._resumes())
+        return self._sent_away
+
+    def wake(self) -> None:
+        """Take note that the follower is cancelled."""
+        follower = self._follower()
+        gone = follower is not None and follower.cancelled == "disconnect"
+        self._presence.leave(expected=self._sent_away or not gone)
+
+
+def _ask_to_come_back(app: Any, format: Any, place: _Place, seconds: float) -> Any:
+    """Return the answer while this cannot be read; ``None`` where the status says enough.
+
+    An EventSource takes any status but 200 for the end of all. So it gets an event stream that says when
+    to come back, with the cursor that it has, and ends.
+    """
+    if format.name != "sse" or "text/event-stream" not in request.headers.get("Accept", ""):
+        return None
+    event = Event({"url": place.url}, "stream", place.cursors.at(place.after), int(1000 * seconds))
+    headers = {"Cache-Control": "no-store", "Content-Location": place.url}
+    return app.response_class(format.encode(event), 200, headers, content_type=format.content_type)

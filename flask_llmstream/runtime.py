@@ -12,7 +12,9 @@ Decisions
 from __future__ import annotations
 
 import _socket
+import _thread
 import ctypes
+import gc
 import os
 import select
 import socket
@@ -23,7 +25,26 @@ from typing import Any, Callable, Dict, Optional, Tuple, Type, TypeVar
 
 from flask_llmstream.exceptions import StreamCancelled
 
-__all__ = ["Runtime", "Turns", "current_runtime", "per_process", "shut_down"]
+__all__ = ["Runtime", "Turns", "current_runtime", "frame_of_thread", "per_process", "shut_down"]
+
+#: Whether frames of other threads are made into objects while the interpreter's list of threads is locked.
+#: If that starts the garbage collector, whose finalizers let others run, and one of those begins or ends a
+#: thread, the process stands still for ever (python/cpython#106883).
+_FRAMES_ARE_MADE = sys.version_info[:2] == (3, 11)
+
+
+class _NoLoop:
+    """Of threads: nobody sees whether others have had a turn."""
+
+    iteration = 0
+
+
+class _UncountedLoop:
+    """Of a loop that does not count (libuv): whoever took so long has blocked."""
+
+    @property
+    def iteration(self) -> int:
+        return int(time.monotonic() * 20000)
 
 
 class Runtime:
@@ -39,13 +60,14 @@ class Runtime:
 
     def __init__(self) -> None:
         self._poll: Callable[[], Any] = select.poll
+        #: Is held while something is decided that happens once; nobody waits for anything inside.
+        self.once: Any = threading.RLock()
 
     #: Seconds on a clock that never goes back.
     now = staticmethod(time.monotonic)
 
-    def turns(self) -> int:
-        """Return a number that changes when others have had a turn; always 0 on threads."""
-        return 0
+    #: Has ``iteration``, a number that changes when others have had a turn; always 0 on threads.
+    loop: Any = _NoLoop
 
     def ident(self) -> int:
         """Return a number for the running thread or greenlet."""
@@ -125,7 +147,8 @@ class Runtime:
 
     def frame(self, task: Any) -> Any:
         """Return the innermost frame of *task* while it is blocked."""
-        return sys._current_frames().get(task)
+        with self.once:
+            return frame_of_thread(task)
 
     def throw(
         self, task: Any, exception: Type[StreamCancelled], sock: Any = None
@@ -179,6 +202,17 @@ class _Drained(StreamCancelled):
     """Takes the place of an exception that must not be raised any more."""
 
 
+def frame_of_thread(ident: int) -> Any:
+    """Return the innermost frame of the thread *ident*; to be called by one thread at a time."""
+    if not (_FRAMES_ARE_MADE and gc.isenabled()):
+        return sys._current_frames().get(ident)
+    gc.disable()
+    try:
+        return sys._current_frames().get(ident)
+    finally:
+        gc.enable()
+
+
 def shut_down(sock: Any) -> None:
     """Break the connection of *sock* under its reader, without waiting and without raising.
 
@@ -213,13 +247,8 @@ class GreenletRuntime(Runtime):
         self.flag = _make_flag_class(gevent.event.Event)  # type: ignore[method-assign]
         self._poll = _original("select", "poll") or select.poll
         loop = self._loop = self._hub.loop
+        self.loop = loop if hasattr(loop, "iteration") else _UncountedLoop()
         self._call_soon = getattr(loop, "run_callback_threadsafe", loop.run_callback)
-
-    def turns(self) -> int:
-        try:
-            return self._loop.iteration  # type: ignore[no-any-return]
-        except AttributeError:  # libuv does not count: whoever took so long has blocked
-            return int(time.monotonic() * 20000)
 
     def ident(self) -> int:
         return id(self.task())
@@ -238,6 +267,25 @@ class GreenletRuntime(Runtime):
         watcher = self._hub.loop.io(epoll.fileno(), 1)
         watcher.start(ready, 0)
         return watcher
+
+    def every(self, seconds: float, function: Callable[[], Any]) -> Any:
+        """Call *function* in the hub every so many seconds; return what has ``stop()`` and ``close()``."""
+        timer = self._loop.timer(seconds, seconds, ref=False)
+        timer.start(function)
+        return timer
+
+    def spawn_native(self, function: Callable[[], Any]) -> None:
+        """Run *function* in a thread that gevent knows nothing of; it must wait with :meth:`native_sleep`."""
+        (_original("_thread", "start_new_thread") or _thread.start_new_thread)(function, ())
+
+    def native_sleep(self, seconds: float) -> None:
+        """Have this thread, not this greenlet, wait."""
+        (_original("time", "sleep") or time.sleep)(seconds)
+
+    def native_ident(self) -> int:
+        """Return the number of the running thread."""
+        ident: int = (_original("_thread", "get_ident") or _thread.get_ident)()
+        return ident
 
     def in_turn(self) -> Turns:
         return _NativeTurns()
@@ -303,8 +351,6 @@ class _NativeTurns(Turns):
     """Calls functions in a native thread: what blocks there holds up nobody but its caller."""
 
     def __init__(self) -> None:
-        import _thread
-
         from gevent.threadpool import ThreadPool
 
         self._pool = ThreadPool(1)
@@ -359,13 +405,14 @@ def per_process(make: Callable[[], _Made]) -> Callable[[], _Made]:
     made: Dict[int, _Made] = {}
 
     def get() -> _Made:
+        try:
+            return made[os.getpid()]
+        except KeyError:
+            pass
         pid = os.getpid()
-        found = made.get(pid)
-        if found is None:
-            for parent in [key for key in made if key != pid]:
-                made.pop(parent, None)
-            found = made.setdefault(pid, make())
-        return found
+        for parent in [key for key in made if key != pid]:
+            made.pop(parent, None)
+        return made.setdefault(pid, make())
 
     return get
 

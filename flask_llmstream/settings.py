@@ -9,10 +9,17 @@ from __future__ import annotations
 from typing import Any, Callable, Dict, Mapping, NamedTuple, Optional, Tuple
 
 from flask_llmstream.exceptions import ConfigurationError
+from flask_llmstream.sansio.clients import padding_for
 
-__all__ = ["PREFIX", "SETTINGS", "Setting", "Settings"]
+__all__ = ["MOST_COUNTED", "PREFIX", "SETTINGS", "Setting", "Settings"]
 
 PREFIX = "LLMSTREAM_"
+
+#: So many variants of the settings of an app are kept; with values of these classes.
+_REMEMBERED, _PLAIN = 64, frozenset((bool, int, float, str))
+
+#: The largest limit that all workers of a machine keep together.
+MOST_COUNTED = 4096
 
 
 class Setting(NamedTuple):
@@ -46,6 +53,10 @@ def _is_size(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 65536
 
 
+def _is_padding(value: Any) -> bool:
+    return value == "auto" if isinstance(value, str) else _is_size(value)
+
+
 def _is_bool(value: Any) -> bool:
     return isinstance(value, bool)
 
@@ -62,7 +73,19 @@ def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
+def _is_limit(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_small_limit(value: Any) -> bool:
+    return _is_limit(value) and value <= MOST_COUNTED
+
+
 def _is_owner(value: Any) -> bool:
+    return value is None or callable(value)
+
+
+def _is_authorize(value: Any) -> bool:
     return value is None or callable(value)
 
 
@@ -88,8 +111,9 @@ SETTINGS: Tuple[Setting, ...] = (
         " becomes a real 4xx or 5xx; 0 sends 200 at once.",
     ),
     Setting(
-        "padding", 0, _is_size, "a number of bytes from 0 to 65536",
-        "Length of the first comment, for clients and hops that hold back the first bytes.",
+        "padding", 0, _is_padding, "a number of bytes from 0 to 65536, or 'auto'",
+        "Length of the first comment, for clients and hops that hold back the first bytes; `'auto'` goes by"
+        " the client's `User-Agent`. See [Old clients](old-clients.md).",
     ),
     Setting(
         "max_delay", 0.4, _is_duration, _SECONDS,
@@ -98,6 +122,11 @@ SETTINGS: Tuple[Setting, ...] = (
     Setting(
         "max_duration", 0.0, _is_duration, _SECONDS,
         "Seconds after which a stream is ended with the failure `timeout`; 0 means never.",
+    ),
+    Setting(
+        "max_bytes", 0, _is_limit, "a number of bytes, or 0 for no limit",
+        "Bytes after which a stream is ended with the failure `too_long`; 0 means never. A token takes about"
+        " 25 as `sse`, more where it has an id.",
     ),
     Setting(
         "max_age", 0.0, _is_duration, _SECONDS,
@@ -114,6 +143,24 @@ SETTINGS: Tuple[Setting, ...] = (
         "slow_reader_timeout", 120.0, _is_duration, _SECONDS,
         "Seconds after which a client that takes nothing of what waits for it is cut off; 0 means"
         " never. A client that reads slowly is not meant.",
+    ),
+    Setting(
+        "stall_warning", 30.0, _is_duration, _SECONDS,
+        "Seconds without progress after which the log says what a stream waits for, once for each: its"
+        " source, and where in it, or its reader; 0 means never. See [Stalls](stalls.md).",
+    ),
+    Setting(
+        "max_streams", 0, _is_limit, "a number of streams, or 0 for no limit",
+        "Streams that run at the same time in one worker process; further requests get 503 with"
+        " `Retry-After`; 0 means no limit. As a keyword of one route it limits that route's own streams, in"
+        " all workers of the machine. See [Limits](limits.md).",
+    ),
+    Setting(
+        "max_streams_per_owner", 0, _is_small_limit,
+        f"a number of streams up to {MOST_COUNTED}, or 0 for no limit",
+        "Streams that one owner runs at the same time, in all workers of the machine; further requests get"
+        " 429 with `Retry-After`; 0 means no limit. Who is nobody in particular is not counted. See"
+        " [Limits](limits.md).",
     ),
     Setting(
         "on_disconnect", "cancel", _is_policy, "'cancel', 'detach' or a number of seconds",
@@ -145,12 +192,19 @@ SETTINGS: Tuple[Setting, ...] = (
     ),
     Setting(
         "owner", None, _is_owner, "None or a callable without arguments",
-        "Says whose a resumable stream is: called in each request, it returns a text. By default that"
-        " is the `Authorization` header, or else the user's session.",
+        "Says whose a stream is, where that matters: called in a request, it returns a text, or `None` for"
+        " nobody in particular. By default that is the `Authorization` header together with the session's"
+        " user, or else the session.",
     ),
     Setting(
         "url_prefix", "/llmstream", _is_prefix, "a path that begins with a slash, or an empty text",
         "Where the streams of the app can be followed and stopped; empty for nowhere.",
+    ),
+    Setting(
+        "shared_dir", "", _is_text, "the path of a directory",
+        "Directory that the workers of one deployment share on a machine; it must be the app's alone. Empty:"
+        " one in the temporary directory, by the app's name and place. Two deployments of one app under one"
+        " user need one each.",
     ),
     Setting(
         "cancel_grace", 5.0, _is_duration, _SECONDS,
@@ -172,6 +226,33 @@ SETTINGS: Tuple[Setting, ...] = (
         " that off. Add `text/plain` where your routes stream it.",
     ),
     Setting(
+        "metrics", False, _is_bool, "True or False",
+        "Whether streams are measured, for Prometheus, at `GET <prefix>/metrics`. Needs"
+        " `flask-llmstream[metrics]`. See [Metrics](metrics.md).",
+    ),
+    Setting(
+        "live", False, _is_bool, "True or False",
+        "Whether `GET <prefix>/live` shows the running streams of all workers of the machine: to everybody"
+        " where the app is in debug mode, elsewhere to whom `authorize` lets see `'live'`. See"
+        " [Observing](observing.md).",
+    ),
+    Setting(
+        "log_streams", False, _is_bool, "True or False",
+        "Whether the logger `flask_llmstream.streams` gets a line of `name=value` when a stream has ended."
+        " See [Observing](observing.md#a-line-for-each-stream).",
+    ),
+    Setting(
+        "otel", False, _is_bool, "True or False",
+        "Whether streams and the calls of providers are traced with OpenTelemetry. Needs"
+        " `flask-llmstream[otel]`. See [Observing](observing.md#traces).",
+    ),
+    Setting(
+        "authorize", None, _is_authorize, "None or a callable with one argument",
+        "Says who may see what is for the app's operators: called in a request with the name of the page,"
+        " `'metrics'` or `'live'`, it returns whether this one may. By default whoever reaches the address"
+        " of the metrics may read them, and nobody the live page.",
+    ),
+    Setting(
         "shielded_modules", (), _is_names, "a list of module names",
         "Further packages with pooled connections inside which no cancellation is thrown.",
     ),
@@ -185,12 +266,16 @@ class Settings:
 
     heartbeat_interval: float
     status_hold: float
-    padding: int
+    padding: Any
     max_delay: float
     max_duration: float
+    max_bytes: int
     max_age: float
     idle_timeout: float
     slow_reader_timeout: float
+    stall_warning: float
+    max_streams: int
+    max_streams_per_owner: int
     on_disconnect: Any
     event_log: str
     grace: float
@@ -199,10 +284,16 @@ class Settings:
     keep_bytes: int
     owner: Any
     url_prefix: str
+    shared_dir: str
     cancel_grace: float
     expose_errors: bool
     release: Any
     retrofit: Tuple[str, ...]
+    metrics: bool
+    live: bool
+    log_streams: bool
+    otel: bool
+    authorize: Any
     shielded_modules: Tuple[str, ...]
 
     def __init__(self, **values: Any) -> None:
@@ -216,6 +307,8 @@ class Settings:
             if not setting.check(value):
                 raise ConfigurationError(setting.key, value, setting.expected)
             setattr(self, setting.name, value)
+        #: What :meth:`replace` has made of these.
+        self._replaced: Dict[Any, Settings] = {}
 
     @classmethod
     def from_config(
@@ -235,11 +328,37 @@ class Settings:
         values.update(overrides or {})
         return cls(**values)
 
+    def for_client(self, user_agent: Optional[str], content_type: str) -> Settings:
+        """Return these settings with ``padding`` as the number that this client needs.
+
+        :param user_agent: the field of the request.
+        :param content_type: of the stream.
+        """
+        if self.padding != "auto":
+            return self
+        return self.replace(padding=padding_for(user_agent, content_type))
+
     def replace(self, **overrides: Any) -> Settings:
-        """Return these settings with *overrides*; those that are ``None`` change nothing."""
+        """Return these settings with *overrides*; those that are ``None`` change nothing.
+
+        A route gives each of its streams the same, so what was made is kept, and shared.
+        """
         changed = {name: value for name, value in overrides.items() if value is not None}
         if not changed:
             return self
+        # With the types: true is equal to 1, and no number of bytes.
+        key = tuple([(name, value.__class__, value) for name, value in changed.items()])
+        if not _PLAIN.issuperset([each[1] for each in key]):
+            return self._with(changed)  # a callable may have been made for this stream, and hold things
+        found = self._replaced.get(key)
+        if found is None:
+            found = self._with(changed)
+            if len(self._replaced) >= _REMEMBERED:
+                self._replaced.clear()  # somebody makes up new ones for each stream
+            self._replaced[key] = found
+        return found
+
+    def _with(self, changed: Mapping[str, Any]) -> Settings:
         values = {setting.name: getattr(self, setting.name) for setting in SETTINGS}
         values.update(changed)
         return Settings(**values)

@@ -17,7 +17,7 @@ from typing import Any, Callable, Dict, FrozenSet, Iterable, Iterator, Optional
 from flask import after_this_request
 
 from flask_llmstream.culprits import warn_of_reader
-from flask_llmstream.responses import with_mixin
+from flask_llmstream.mixins import with_mixin
 from flask_llmstream.sansio.headers import essence
 
 __all__ = ["ShieldedResponseMixin", "make_shield"]
@@ -81,21 +81,26 @@ class ShieldedResponseMixin:
 
 
 def make_shield(
-    types: FrozenSet[str], release: Optional[Callable[[], None]] = None
+    types: FrozenSet[str],
+    release: Optional[Callable[[], None]] = None,
+    before: Callable[[], None] = lambda: None,
 ) -> Callable[[], None]:
     """Return a ``before_request`` hook that shields what the view will stream.
 
     :param types: content types of responses that stream.
     :param release: is called in the request's context before such a response begins.
+    :param before: is called in the request's context, before other hooks, for such a response.
     """
 
     def shield(response: Any) -> Any:
         if (
-            response.is_streamed
-            and essence(response.content_type) in types
-            and not hasattr(response, "llmstream")
-            and "Content-Encoding" not in response.headers
+            not response.is_streamed
+            or essence(response.content_type) not in types
+            or hasattr(response, "llmstream")
         ):
+            return response
+        before()
+        if "Content-Encoding" not in response.headers:
             response._llmstream_guard = response.response = _Guard(response.response)
             response._llmstream_release = release
             response.headers["Content-Encoding"] = "identity"

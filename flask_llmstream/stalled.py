@@ -1,7 +1,9 @@
-"""A client that is connected and does not read: told from one that reads slowly, and cut off.
+"""A client that does not read, or has vanished: told from one that reads slowly, and cut off.
 
 A full send buffer alone says nothing: a slow reader's is always full. What counts is whether the
-client's system has acknowledged anything since the last look.
+client's system has acknowledged anything since the last look. One that has vanished (its machine has
+died, a firewall has forgotten the connection) acknowledges nothing, though what waits for it may be a
+heartbeat: the kernel alone would send that again for a quarter of an hour.
 """
 
 from __future__ import annotations
@@ -9,25 +11,29 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from typing import Optional
+from typing import Optional, Tuple
 
 from flask_llmstream.runtime import Runtime, shut_down
 
 __all__ = ["Stall", "cut_off"]
 
 _TCP_INFO = getattr(socket, "TCP_INFO", 11)
-#: Where ``tcpi_bytes_acked`` stands in ``struct tcp_info`` (linux/tcp.h).
-_BYTES_ACKED = 120
+#: Where ``tcpi_unacked`` and ``tcpi_bytes_acked`` stand in ``struct tcp_info`` (linux/tcp.h).
+_UNACKED, _BYTES_ACKED = 24, 120
+#: Seconds between two looks at a connection whose buffer has room.
+_PAUSE = 1.0
 
 
 class Stall:
     """How long a client has not taken anything."""
 
-    __slots__ = ("_since", "_taken")
+    __slots__ = ("taken", "_since", "_look_at")
 
     def __init__(self) -> None:
+        #: Bytes that it had acknowledged at the last look; ``None`` where nobody counts.
+        self.taken: Optional[int] = None
         self._since: Optional[float] = None
-        self._taken: Optional[int] = None
+        self._look_at = 0.0
 
     def seconds(self, fd: int, now: float, runtime: Runtime) -> float:
         """Return for how long the client has taken nothing of what waits for it.
@@ -35,42 +41,57 @@ class Stall:
         :param fd: descriptor of its connection.
         :param now: the time, in seconds.
         """
-        if runtime.writable(fd):
+        has_room = runtime.writable(fd)
+        if has_room and now < self._look_at:
+            return 0.0
+        self._look_at = now + _PAUSE
+        in_flight, taken = _look(fd)
+        if has_room and not in_flight:
             self._since = None
             return 0.0
-        taken = _taken(fd)
-        if self._since is None or taken != self._taken:
-            self._since, self._taken = now, taken
+        if self._since is None or taken != self.taken:
+            self._since, self.taken = now, taken
         return now - self._since
 
 
-def _taken(fd: int) -> Optional[int]:
-    """Return how many bytes the other side has acknowledged; ``None`` where nobody counts."""
+def _look(fd: int) -> Tuple[bool, Optional[int]]:
+    """Return whether anything is under way to the other side, and how many bytes it has acknowledged.
+
+    The number is ``None`` where nobody counts.
+    """
     try:
-        info = _duplicate(fd)
+        sock = _duplicate(fd)
     except OSError:
-        return None
-    with info:
-        try:
-            data = info.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, 256)
-            taken: int = struct.unpack_from("=Q", data, _BYTES_ACKED)[0]
-        except (OSError, struct.error):
-            return None  # a unix socket, or an old system
-    return taken
+        return False, None
+    with sock:
+        return _acknowledged(sock)
 
 
-def cut_off(fd: int, runtime: Runtime) -> bool:
-    """Break the connection *fd*, if its buffer is still full; return whether it was.
+def _acknowledged(sock: socket.socket) -> Tuple[bool, Optional[int]]:
+    try:
+        data = sock.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, 256)
+        (taken,) = struct.unpack_from("=Q", data, _BYTES_ACKED)
+        (in_flight,) = struct.unpack_from("=I", data, _UNACKED)
+    except (OSError, struct.error):
+        return False, None  # a unix socket, or an old system
+    return bool(in_flight), taken
+
+
+def cut_off(fd: int, runtime: Runtime, taken: Optional[int] = None) -> bool:
+    """Break the connection *fd*, if its client is still stuck; return whether it was.
 
     Whoever writes to it gets ``EPIPE``, as if the client had left.
+
+    :param taken: how many bytes its client had acknowledged when it was seen to be stuck.
     """
     try:
         sock = _duplicate(fd)
     except OSError:
         return False
     with sock:
-        # On threads the number may belong to another connection by now: that one can be written to.
-        if runtime.writable(sock.fileno()):
+        # On threads the number may belong to another connection by now: that one can be written to,
+        # or its client has acknowledged something else.
+        if runtime.writable(sock.fileno()) and (taken is None or _acknowledged(sock) != (True, taken)):
             return False
         shut_down(sock)
     return True

@@ -28,6 +28,7 @@ import secrets
 from typing import Any, Callable, List, Optional, Tuple
 
 from flask_llmstream import current, signals
+from flask_llmstream.bounded import bound
 from flask_llmstream.closing import Closing
 from flask_llmstream.culprits import look_for_collector
 from flask_llmstream.disconnect import Peer, current_watcher, leave_quietly
@@ -36,10 +37,11 @@ from flask_llmstream.ending import StreamEnd
 from flask_llmstream.exceptions import StreamCancelled
 from flask_llmstream.failures import Failure
 from flask_llmstream.hazards import look_for_hazards
-from flask_llmstream.outlet import NEVER, find_ready
+from flask_llmstream.outlet import NEVER, find_ready, ready_behind, ready_in
 from flask_llmstream.runtime import current_runtime
 from flask_llmstream.settings import Settings
 from flask_llmstream.ticker import current_ticker
+from flask_llmstream.watchdog import watch_loop
 
 __all__ = ["ENVIRON_KEY", "Stream", "StreamEnd"]
 
@@ -64,9 +66,17 @@ class Stream(Closing):
     :param around_end: is called with a function that runs the ``on_end`` callbacks.
     :param sender: sender of the signals.
     :param inner: the user's own iterable, where *source* is a wrapper around it.
+    :param id: its name in logs and events. Defaults to one that is made here.
     """
 
-    __slots__ = ("_turn", "_turn_at", "_ready", "_unshared", "_on_close", "__weakref__")
+    __slots__ = ("_on_close", "_meter", "_notes", "_bytes_left", "__weakref__")
+
+    #: See :mod:`flask_llmstream.metered`; not there where nothing is measured.
+    _meter: Any
+    #: See :mod:`flask_llmstream.observed`; not there where nobody sees it.
+    _notes: Any
+    #: See :mod:`flask_llmstream.bounded`; not there where there is no limit.
+    _bytes_left: int
 
     def __init__(
         self,
@@ -79,9 +89,10 @@ class Stream(Closing):
         around_end: Optional[Callable[[Callable[[], None]], None]] = None,
         sender: Any = None,
         inner: Any = None,
+        id: Optional[str] = None,
     ) -> None:
         super().__init__(source, inner if inner is not None else source, format, settings, chunker)
-        self.id = secrets.token_hex(8)
+        self.id = secrets.token_hex(8) if id is None else id
         self._describe = describe
         self._around_end = around_end
         self._sender = sender
@@ -114,6 +125,8 @@ class Stream(Closing):
         """
         if self._state != "new":
             raise RuntimeError("a stream can be sent once; make a new response for each request")
+        if self._settings.max_bytes:
+            bound(self, self._settings.max_bytes)
         self._state = "attached"
         self._peer = peer
         self._start_response = peer.start_response or start_response
@@ -162,7 +175,7 @@ class Stream(Closing):
                 elif self.wire is not None:
                     self._await_writer()
                 at = self._touched = runtime.now()
-                turn = runtime.turns()
+                turn = runtime.loop.iteration
                 if turn != self._turn:
                     blocked = True
                     self._turn, self._turn_at, self._unshared = turn, at, 0
@@ -172,7 +185,13 @@ class Stream(Closing):
                     frame = self._take(item)
                 except Exception as error:
                     return self._fail(error)
-                more = ready is not None and ready(self._inner)
+                if ready is None:
+                    more = 0
+                elif ready is ready_behind:  # a call less for every token of a generator
+                    delegate = self._inner.gi_yieldfrom
+                    more = 0 if delegate is None else ready_in(delegate)
+                else:
+                    more = ready(self._inner)
                 if frame and blocked and not more and not frames and self._opened:
                     return frame  # what happens nearly always, without a list
                 if not frames:
@@ -225,7 +244,7 @@ class Stream(Closing):
             self._begin()
             if self._hold_until <= self._started_at or not self._peer.opens_aside:
                 return self._open(self._format.opening(self._settings.padding))
-            return self.__next__()
+            return Stream.__next__(self)  # not what counts our turns: this is the same one
         if self._state == "ending":
             self._over(self._end_reason)
             if self._breaks is not None:
@@ -239,6 +258,8 @@ class Stream(Closing):
         settings = self._settings
         look_for_collector(self.id)
         look_for_hazards()
+        if settings.stall_warning:
+            watch_loop()
         now = self._started_at = self._touched = self._turn_at = runtime.now()
         self.task = runtime.task()
         if not runtime.sees_blocking:
@@ -265,4 +286,4 @@ class Stream(Closing):
         """Let others run; a new turn begins."""
         runtime = self._runtime
         runtime.pass_turn()
-        self._turn, self._turn_at, self._unshared = runtime.turns(), runtime.now(), 0
+        self._turn, self._turn_at, self._unshared = runtime.loop.iteration, runtime.now(), 0

@@ -16,6 +16,10 @@ from flask_llmstream.settings import Settings
 __all__ = ["TaggedOutlet"]
 
 
+#: Of streams without any, which is nearly all: an idle stream should be small.
+_NO_CHANNELS: Dict[str, Any] = {}
+
+
 class _Channel:
     """What is kept of one channel."""
 
@@ -54,7 +58,7 @@ class TaggedOutlet(Outlet):
     def __init__(self, format: Any, settings: Settings, chunker: Optional[Any] = None) -> None:
         super().__init__(format, settings, chunker)
         self.waits: Optional[Any] = None
-        self._channels: Dict[str, _Channel] = {}
+        self._channels: Dict[str, _Channel] = _NO_CHANNELS
 
     def describe(self, error: BaseException, channel: Optional[str] = None) -> Failure:
         """Return what clients are told about *error*, and log it.
@@ -71,6 +75,8 @@ class TaggedOutlet(Outlet):
     def _channel(self, name: str) -> _Channel:
         found = self._channels.get(name)
         if found is None:
+            if self._channels is _NO_CHANNELS:
+                self._channels = {}
             found = self._channels[name] = _Channel(name, self._chunker)
         return found
 
@@ -179,7 +185,8 @@ class TaggedOutlet(Outlet):
 
     def _pieces(self) -> int:
         """How many pieces of text there were."""
-        return len(self._texts) + sum(len(channel.texts) for channel in self._channels.values())
+        # As a list: on threads the live page asks while the channels are being named.
+        return len(self._texts) + sum(len(channel.texts) for channel in list(self._channels.values()))
 
     def _channel_ends(self, reason: str) -> Dict[str, ChannelEnd]:
         """Return how each channel has ended.

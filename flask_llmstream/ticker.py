@@ -16,7 +16,7 @@ from __future__ import annotations
 import heapq
 import logging
 import os
-from typing import Any, Callable, List, Optional
+from typing import Any, Callable, List, Optional, Tuple
 
 from flask_llmstream.runtime import Runtime, current_runtime, per_process
 
@@ -43,15 +43,11 @@ class Ticked(Protocol):
 class Entry:
     """One place in the queue: what to look at, and when."""
 
-    __slots__ = ("due", "order", "ticked")
+    __slots__ = ("due", "ticked")
 
-    def __init__(self, due: float, order: int, ticked: Optional[Ticked]) -> None:
+    def __init__(self, due: float, ticked: Optional[Ticked]) -> None:
         self.due = due
-        self.order = order
         self.ticked = ticked
-
-    def __lt__(self, other: Entry) -> bool:
-        return (self.due, self.order) < (other.due, other.order)
 
 
 class Ticker:
@@ -67,22 +63,23 @@ class Ticker:
         self.now: Callable[[], float] = now if now is not None else runtime.now
         self._lock = runtime.lock()
         self._wake = runtime.flag()
-        self._queue: List[Entry] = []
+        #: When it is due, a number of its own, and the entry: compared without a call.
+        self._queue: List[Tuple[float, int, Entry]] = []
         self._order = 0
         self._task: Any = None
 
     def __len__(self) -> int:
         """How many streams wait to be looked at."""
         with self._lock:
-            return sum(1 for entry in self._queue if entry.ticked is not None)
+            return sum(1 for _, _, entry in self._queue if entry.ticked is not None)
 
     def schedule(self, ticked: Ticked, due: float) -> Entry:
         """Look at *ticked* when *due* has come; return the entry, to be cleared when it is over."""
         with self._lock:
             self._order += 1
-            entry = Entry(due, self._order, ticked)
-            first = not self._queue or entry < self._queue[0]
-            heapq.heappush(self._queue, entry)
+            entry = Entry(due, ticked)
+            first = not self._queue or due < self._queue[0][0]
+            heapq.heappush(self._queue, (due, self._order, entry))
             if self._task is None:
                 self._task = self._runtime.spawn(self._run, "llmstream-ticker")
         if first:
@@ -101,13 +98,13 @@ class Ticker:
         """Look at all that is due at *now*; return the seconds until the next."""
         while True:
             with self._lock:
-                while self._queue and self._queue[0].ticked is None:
+                while self._queue and self._queue[0][2].ticked is None:
                     heapq.heappop(self._queue)
                 if not self._queue:
                     return _LONGEST_SLEEP
-                if self._queue[0].due > now:
-                    return self._queue[0].due - now
-                entry = heapq.heappop(self._queue)
+                if self._queue[0][0] > now:
+                    return self._queue[0][0] - now
+                entry = heapq.heappop(self._queue)[2]
                 # Whoever wants an earlier look from now on must ask for one: this one may
                 # already have passed the place where it would have noticed.
                 entry.due = float("inf")
@@ -125,8 +122,7 @@ class Ticker:
                     # Later than *now*, or a stream that is always due would hold this loop.
                     entry.due = max(due, now + 0.001)
                     self._order += 1
-                    entry.order = self._order
-                    heapq.heappush(self._queue, entry)
+                    heapq.heappush(self._queue, (entry.due, self._order, entry))
 
 
 #: Return the :class:`Ticker` of this process.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from typing import Any, Callable, Iterable, List, Optional
+from typing import Any, Callable, Iterable, List, Mapping, Optional
 from urllib.parse import urljoin
 
 from flask_llmstream.exceptions import DecodeError, UpstreamInterrupted
@@ -50,6 +50,16 @@ class Answer(DeltaSource):
         self._decoder = decoder
         self._reader: Any = None
         self._patient = True
+
+    @property
+    def model(self) -> Optional[str]:
+        """Which model has answered."""
+        return self._decoder.model
+
+    def traced(self) -> Mapping[str, str]:
+        """Return what a trace says of the call."""
+        url = str(getattr(getattr(self, "_source", None), "url", ""))
+        return {"url": url}
 
     def _open(self) -> None:
         """Get a response and :meth:`_accept` it."""

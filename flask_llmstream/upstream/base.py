@@ -12,11 +12,12 @@ Decisions
 from __future__ import annotations
 
 from collections import deque
-from typing import Deque, Iterator, List, Optional
+from typing import Deque, Iterator, List, Mapping, Optional
 
 from flask_llmstream.current import RunningStream, running
 from flask_llmstream.exceptions import UpstreamError, cancelled_because
 from flask_llmstream.sansio.events import Delta, Usage
+from flask_llmstream.tracing import CallSpan, begin_call
 from flask_llmstream.upstream.sockets import sever
 
 __all__ = ["DeltaSource"]
@@ -43,6 +44,7 @@ class DeltaSource:
         self._received = 0
         self._failure: Optional[UpstreamError] = None
         self._stream: Optional[RunningStream] = None
+        self._span: Optional[CallSpan] = None
         self._started = self._busy = self._ended = self._closed = self._released = False
 
     @property
@@ -54,6 +56,11 @@ class DeltaSource:
     def closed(self) -> bool:
         """Whether it has ended, by itself or by :meth:`close`."""
         return self._closed
+
+    @property
+    def model(self) -> Optional[str]:
+        """Which model has answered, once the provider has said so; ``None`` where it does not."""
+        return None
 
     def __iter__(self) -> Iterator[Delta]:
         return self
@@ -88,6 +95,10 @@ class DeltaSource:
         else:
             self._release()
 
+    def traced(self) -> Mapping[str, str]:
+        """Return what a trace says of the call, as far as it is known: ``provider``, ``model``, ``url``."""
+        return {}
+
     def _pull(self) -> None:
         """Wait for more and :meth:`_add` it, set ``_ended``, or raise."""
         raise NotImplementedError
@@ -101,22 +112,37 @@ class DeltaSource:
         self._pending.extend(deltas)
 
     def _wait(self) -> Delta:
+        self._busy = True
         if not self._started:
-            self._start()
+            try:
+                self._start()
+            except BaseException:
+                self._busy = False
+                raise
+        # Busy first, closed afterwards; and the other way round in close(). So one of two threads sees
+        # the other, and who closes does not take away what is just being opened or read.
         while not (self._closed or self._ended or self._failure):
-            self._busy = True
             try:
                 self._pull()
             except UpstreamError as exc:
                 self._failure = exc
-            except BaseException:
+                if self._span is not None:
+                    self._span.fail(exc)
+            except BaseException as exc:
                 # A cancellation, or a fault of ours: the state of the connection is unknown.
                 self._busy = False
+                if self._span is not None:
+                    self._span.fail(exc)
                 self.close()
                 raise
             self._busy = False
             if self._pending and not self._closed:
-                return self._pending.popleft()
+                try:
+                    return self._pending.popleft()
+                except IndexError:
+                    pass  # closed just now, by another thread
+            self._busy = True
+        self._busy = False
         if self._failure is not None:
             self._failure.deltas_sent = self._received
         failure, self._failure = self._failure, None
@@ -143,6 +169,8 @@ class DeltaSource:
         if stream is not None and not self._closed:
             self._stream = stream
             stream.bind(self)
+        if not self._closed:
+            self._span = begin_call(self, stream)
 
     def _release(self) -> None:
         if self._released:
@@ -153,6 +181,8 @@ class DeltaSource:
         try:
             self._let_go()
         finally:
+            if self._span is not None:
+                self._span.end()
             if self._stream is not None:
                 self._stream.release(self)
 

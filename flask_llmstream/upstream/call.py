@@ -40,6 +40,10 @@ class Key(NamedTuple):
     header: str = "Authorization"
     prefix: str = "Bearer "
 
+    def __repr__(self) -> str:
+        """Show no value: trackers of errors write down the variables of each frame."""
+        return f"<Key for {self.header}{'' if self.value else ', none'}>"
+
     @classmethod
     def found(cls, given: Optional[str], *variables: str, header: str = "", prefix: str = "") -> Key:
         """Return the key that was given, or the first that the environment has.
@@ -83,11 +87,13 @@ class Call(Answer):
     ) -> None:
         self._body = json.dumps(body, separators=(",", ":"), allow_nan=False).encode()
         self._timeout = _pair(timeout)
-        sent = partial(_sent, key.value, self._body)
+        sent = partial(_sent, key, self._body)
         name = name_of(url)
         reader = AnswerDecoder(name, provider, framing, sent)
         super().__init__(name, reader, sent)
         self._url = url
+        self._provider = provider
+        self._model = str(body.get("model") or "")
         self._key = key
         self._session = session
         self._headers: Dict[str, str] = {
@@ -103,7 +109,13 @@ class Call(Answer):
         state = "closed" if self._closed else "open" if self._reader is not None else "not started"
         return f"<{type(self).__name__} {self._name} {state}>"
 
+    def traced(self) -> Mapping[str, str]:
+        """Return what a trace says of the call."""
+        return {"provider": self._provider, "model": self._model, "url": self._url}
+
     def _open(self) -> None:
+        if self._span is not None:
+            self._headers = {**self._span.headers(), **self._headers}
         session = self._session or shared_session()
         auth = None
         if self._key.value or self._session is None:
@@ -136,9 +148,9 @@ class _KeyAuth(AuthBase):
         return request
 
 
-def _sent(key: Optional[str], body: bytes) -> Iterator[str]:
+def _sent(key: Key, body: bytes) -> Iterator[str]:
     """Yield what no message may quote."""
-    yield key or ""
+    yield key.value or ""
     yield from prompts_in(json.loads(body.decode()))
 
 

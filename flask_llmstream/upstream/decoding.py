@@ -90,6 +90,11 @@ class AnswerDecoder:
         """What the answer has cost, as last reported, even where it was cut afterwards."""
         return self._provider.usage
 
+    @property
+    def model(self) -> Optional[str]:
+        """Which model has answered, once the provider has said so."""
+        return self._provider.model
+
     def feed(self, block: bytes) -> Tuple[List[Delta], Optional[UpstreamError]]:
         """Return the deltas in *block*, and the fault that ends them."""
         failure: Optional[UpstreamError] = None

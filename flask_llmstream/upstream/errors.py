@@ -25,8 +25,9 @@ __all__ = [
     "texts_in",
 ]
 
-#: Characters of a provider's own words that are kept.
-_KEPT = 300
+#: Characters of a provider's own words that are kept, and of a page in which its title is looked for:
+#: that takes the square of them.
+_KEPT, _SEARCHED = 300, 2048
 #: What was sent is recognised in what came back by pieces of this many characters.
 _PIECE = 12
 
@@ -168,9 +169,9 @@ def _said(body: bytes) -> Tuple[str, Optional[str]]:
     text = body.decode("utf-8", "replace")
     try:
         data = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         # A page of some hop in between; its title is all that is worth keeping.
-        title = re.search(r"(?is)<title[^>]*>(.*?)</title>", text)
+        title = re.search(r"(?is)<title[^>]*>(.*?)</title>", text[:_SEARCHED])
         return (title.group(1) if title else "" if "<" in text else text), None
     if not isinstance(data, dict):
         return "", None

@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import http.client
 import time
-from typing import Any, Callable, Iterable, Iterator, List, NamedTuple, Optional, Tuple, Union
+from typing import Any, Callable, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Tuple, Union
 
 import requests
 
 from flask_llmstream.exceptions import UpstreamError
 from flask_llmstream.reading import READ_ERRORS, read_available
 from flask_llmstream.sansio.gate import Gate, make_gate
-from flask_llmstream.sansio.headers import essence, parse_retry_after
+from flask_llmstream.sansio.headers import essence, may_pass, parse_retry_after
 from flask_llmstream.sansio.metering import Meter
 from flask_llmstream.upstream.base import DeltaSource
 from flask_llmstream.upstream.errors import call_failed, name_of, read_failed, refused
@@ -100,6 +100,10 @@ class RelayedAnswer(DeltaSource):
         #: Reads the usage; ``None`` before the answer has begun.
         self.meter: Optional[Meter] = None
 
+    def traced(self) -> Mapping[str, str]:
+        """Return what a trace says of the call."""
+        return {"url": str(getattr(self._source, "url", "") or "")}
+
     def _pull(self) -> None:
         if self._reader is None:
             self._open()
@@ -163,7 +167,8 @@ class RelayedAnswer(DeltaSource):
     def _head_of(self, answer: Any) -> Head:
         status = answer.status_code
         headers = [
-            (name, value) for name, value in answer.headers.items() if name.lower() in self._passed
+            (name, value) for name, value in answer.headers.items()
+            if name.lower() in self._passed and may_pass(value)
         ]
         reason = http.client.responses.get(status, "Unknown")
         return Head(f"{status} {reason}", headers, answer.headers.get("Content-Type") or "")

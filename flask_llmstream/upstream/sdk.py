@@ -12,7 +12,7 @@ Decisions
 
 from __future__ import annotations
 
-from typing import Any, Dict, Iterator, List, Optional
+from typing import Any, Dict, Iterator, List, Mapping, Optional
 
 from flask_llmstream.blocked import pooled_client, reading_socket, waiting_socket
 from flask_llmstream.exceptions import DecodeError, UpstreamInterrupted
@@ -69,10 +69,20 @@ class SDKStream(DeltaSource):
         url = str(getattr(response, "url", ""))
         return name_of(url) if url or self._package is None else f"the {self._package} SDK's provider"
 
+    @property
+    def model(self) -> Optional[str]:
+        """Which model has answered."""
+        return getattr(self._items, "model", None)
+
+    def traced(self) -> Mapping[str, str]:
+        """Return what a trace says of the call."""
+        response = getattr(self._source, "response", None) or getattr(self._source, "_response", None)
+        return {"provider": self._package or "", "url": str(getattr(response, "url", ""))}
+
     def _start(self) -> None:
-        super()._start()
-        self._runtime = current_runtime()
+        self._runtime = current_runtime()  # first: from then on it may be closed
         self._task = self._runtime.task()
+        super()._start()
 
     def _pull(self) -> None:
         try:
@@ -153,6 +163,10 @@ class _Chunks:
     @property
     def finished(self) -> Optional[str]:
         return None if self._decoder is None else self._decoder.finished
+
+    @property
+    def model(self) -> Optional[str]:
+        return None if self._decoder is None else self._decoder.model
 
     @property
     def usage(self) -> Optional[Usage]:
