@@ -3,6 +3,8 @@
 Run it with ``make bench`` or ``python -m benchmarks``. Everything is measured side by side in one
 run and told as a ratio; absolute figures belong to the machine that they were measured on.
 
+What the same work costs on other servers is the part of :mod:`benchmarks.peers`.
+
 Decisions
     1. CPU time, not wall time: it hardly depends on what else the machine does. It is read from
        the kernel, for the server's worker alone, in nanoseconds; ticks of 10 ms would be too coarse.

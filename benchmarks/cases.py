@@ -102,7 +102,7 @@ def _complete(load: Load, seconds: float, what: str) -> None:
 def _paced(found: List[Contender], sizes: Sizes, upstream: str) -> Figures:
     count, rate = sizes.paced_streams, sizes.paced_rate
     figures: Figures = {each.name: [] for each in found}
-    with Load() as load:
+    with Load(awake=True) as load:
         for turn, each in enumerate(found):
             clocks = [f"{rate},{number / count},{turn},{len(found)}" for number in range(count)]
             targets = [each.target(f"/paced?clock={clock}") for clock in clocks]

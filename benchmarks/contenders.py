@@ -12,12 +12,12 @@ import urllib.request
 from pathlib import Path
 from typing import Any, Iterator, List, Sequence
 
+from benchmarks.processes import CORES, cpu_seconds, memory_bytes
 from flask_llmstream.testing import LiveServer, gunicorn_server
 
 __all__ = ["NAMES", "Contender", "contenders", "pin_clients", "upstream"]
 
 _ROOT = Path(__file__).resolve().parent.parent
-_CORES = sorted(os.sched_getaffinity(0))
 _GUNICORN = "worker_connections = 20000\nbacklog = 2048\naccesslog = None\n"
 
 #: The contenders, by the names that the report has for them, and their apps.
@@ -52,18 +52,11 @@ class Contender:
 
     def cpu(self) -> float:
         """Return the seconds of CPU, user and system, that the worker has used so far."""
-        nanoseconds = 0
-        for thread in Path(f"/proc/{self.pid}/task").iterdir():
-            with contextlib.suppress(FileNotFoundError):
-                nanoseconds += int((thread / "schedstat").read_text().split()[0])
-        return nanoseconds / 1e9
+        return cpu_seconds([self.pid])
 
     def memory(self) -> int:
         """Return the bytes of memory that the worker occupies (PSS: what it shares counts in part)."""
-        for line in Path(f"/proc/{self.pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                return int(line.split()[1]) * 1024
-        raise RuntimeError(f"the kernel does not say what process {self.pid} occupies")
+        return memory_bytes([self.pid])
 
     def ask(self, path: str) -> Any:
         """Return the JSON that *path* answers with."""
@@ -87,7 +80,7 @@ def contenders(
                 env={"BENCHMARK_UPSTREAM": upstream_url, "BENCHMARK_EVENT_LOG": event_log},
             ))
             found.append(Contender(name, server, _QUERIES.get(name, "")))
-            os.sched_setaffinity(found[-1].pid, {_CORES[0]})
+            os.sched_setaffinity(found[-1].pid, {CORES[0]})
         yield found
         for each in found:
             os.kill(each.server.pid, signal.SIGQUIT)  # all at once, before they are waited for
@@ -110,4 +103,4 @@ def upstream() -> Iterator[str]:
 
 def pin_clients() -> None:
     """Keep this process, and what it starts from now on, off the core of the workers."""
-    os.sched_setaffinity(0, {_CORES[-1]})
+    os.sched_setaffinity(0, {CORES[-1]})

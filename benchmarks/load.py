@@ -16,9 +16,14 @@ _REQUEST = "GET %s HTTP/1.1\r\nHost: benchmark\r\nAccept: text/event-stream\r\nC
 
 
 class Load:
-    """Many streams of one server. As a context manager it closes what is left."""
+    """Many streams of one server. As a context manager it closes what is left.
 
-    def __init__(self) -> None:
+    :param awake: never sleep. Else whoever sends has to wake this process, and pays for it by chance: the
+        more often, the more time passes between two events.
+    """
+
+    def __init__(self, awake: bool = False) -> None:
+        self._awake = awake
         #: Events that have arrived, by the group that their streams were opened in.
         self.events: Counter[str] = Counter()
         self._epoll = select.epoll()
@@ -72,7 +77,7 @@ class Load:
             left = end - time.monotonic()
             if left <= 0:
                 return False
-            for fd, _ in self._epoll.poll(left):
+            for fd, _ in self._epoll.poll(0 if self._awake else left):
                 self._read(fd)
         return True
 

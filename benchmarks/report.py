@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import platform
 import statistics
+import time
 from typing import Any, Dict, List
 
 import flask_llmstream
 from benchmarks.cases import Case, Figures, Sizes
+from benchmarks.processes import machine
 
 __all__ = ["Report"]
 
@@ -56,7 +58,10 @@ class Report:
 
     def data(self) -> Dict[str, Any]:
         """Return everything, ready for JSON."""
-        return {"versions": _versions(), "sizes": self._sizes._asdict(), "results": self._rows}
+        return {
+            "measured": time.strftime("%Y-%m-%d"), "machine": machine(), "versions": _versions(),
+            "sizes": self._sizes._asdict(), "results": self._rows,
+        }
 
     def text(self) -> str:
         """Return the table."""

@@ -1,1 +1,1 @@
-"""The two apps that are compared, and the work that both do."""
+"""The apps that are compared, and the work that they do."""

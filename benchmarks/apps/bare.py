@@ -10,9 +10,10 @@ from urllib.parse import urlsplit
 import requests
 from flask import Flask, Response, jsonify, request, stream_with_context
 
-from benchmarks.apps.work import FRAMES, UPSTREAM_URL, closings, hot, idle, paced
+from benchmarks.apps.work import FRAMES, UPSTREAM_URL, closings, hot, idle, paced, steady
 
 app = Flask(__name__)
+app.secret_key = "of the benchmarks"  # or Flask leaves out the sessions that the other app has
 session = requests.Session()
 
 
@@ -27,6 +28,12 @@ def respond(source: Iterator[str]) -> Response:
 def paced_view() -> Response:
     """Stream at a steady rate for ever, in turns with others."""
     return respond(paced(FRAMES, request.args["clock"]))
+
+
+@app.route("/steady")
+def steady_view() -> Response:
+    """Stream at a steady rate for ever."""
+    return respond(steady(FRAMES, request.args["clock"]))
 
 
 @app.route("/hot")
@@ -79,7 +86,11 @@ copiers: List[Any] = []
 
 def copy(client: socket.socket, address: Any) -> None:
     """Answer one request with the bytes of the model's answer, its framing included."""
-    query = client.recv(65536).split(b" ")[1].partition(b"?")[2].decode()
+    copy_answer(client, client.recv(65536).split(b" ")[1].partition(b"?")[2].decode())
+
+
+def copy_answer(client: socket.socket, query: str) -> None:
+    """Ask the model that *query* describes, and copy the bytes of its answer."""
     body = json.dumps({"model": query, "messages": [{"role": "user", "content": "Hello"}]}).encode()
     upstream = urlsplit(UPSTREAM_URL)
     with socket.create_connection((upstream.hostname, upstream.port)) as model:
@@ -92,6 +103,8 @@ def copy(client: socket.socket, address: Any) -> None:
         data = b""
         while not data.endswith(b"\r\n0\r\n\r\n"):
             data = model.recv(65536)
+            if not data:
+                break
             client.sendall(data)
 
 

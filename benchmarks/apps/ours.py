@@ -9,7 +9,7 @@ import requests
 from flask import Flask, Response, jsonify, request
 from requests.adapters import HTTPAdapter
 
-from benchmarks.apps.work import TOKENS, UPSTREAM_URL, closings, hot, idle, paced
+from benchmarks.apps.work import TOKENS, UPSTREAM_URL, closings, hot, idle, paced, steady
 from flask_llmstream import LLMStream, relay, stream, stream_response
 from flask_llmstream.upstream import openai_chat
 
@@ -25,6 +25,13 @@ def paced_view() -> Any:
     """Stream at a steady rate for ever, in turns with others."""
     tokens = paced(TOKENS, request.args["clock"])
     return stream_response(tokens, resumable="resumable" in request.args)
+
+
+@app.route("/steady")
+@stream
+def steady_view() -> Any:
+    """Stream at a steady rate for ever."""
+    return steady(TOKENS, request.args["clock"])
 
 
 @app.route("/hot")

@@ -5,9 +5,11 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from typing import Iterator, List, Sequence
+from typing import Iterator, List, Sequence, TypeVar
 
-__all__ = ["FRAMES", "TOKENS", "TURN", "UPSTREAM_URL", "closings", "hot", "idle", "paced"]
+__all__ = ["FRAMES", "TOKENS", "TURN", "UPSTREAM_URL", "closings", "due", "hot", "idle", "paced", "steady"]
+
+_Item = TypeVar("_Item", str, bytes)
 
 #: Pieces of text as a model cuts them.
 TOKENS: List[str] = (
@@ -46,12 +48,30 @@ def paced(items: Sequence[str], clock: str) -> Iterator[str]:
         yield item
 
 
-def hot(items: Sequence[str], count: int) -> Iterator[str]:
+def due(clock: str) -> Iterator[float]:
+    """Say for ever how many seconds are left until the next event is due: below 0, it is late.
+
+    :param clock: ``start,rate``: when the first is due, on the clock that all processes share, and how
+        many are due in a second.
+    """
+    start, rate = (float(each) for each in clock.split(","))
+    for number in itertools.count():
+        yield start + number / rate - time.monotonic()
+
+
+def steady(items: Sequence[_Item], clock: str) -> Iterator[_Item]:
+    """Yield each item when it is due, for ever; see :func:`due`. One who is late makes up for it."""
+    for item, left in zip(itertools.cycle(items), due(clock)):
+        time.sleep(max(0.0, left))
+        yield item
+
+
+def hot(items: Sequence[_Item], count: int) -> Iterator[_Item]:
     """Yield *count* items without ever blocking."""
     return itertools.islice(itertools.cycle(items), count)
 
 
-def idle(items: Sequence[str]) -> Iterator[str]:
+def idle(items: Sequence[_Item]) -> Iterator[_Item]:
     """Yield one item, then nothing for an hour."""
     try:
         yield items[0]
