@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from flask_llmstream.demo import model as model_program
 from flask_llmstream.testing import wait_until
@@ -24,6 +25,16 @@ ROOT = Path(__file__).resolve().parent.parent
 
 #: Threads of the library that live as long as the process.
 LASTING_THREADS = ("llmstream-watcher", "llmstream-ticker", "llmstream-journal")
+
+# An example that takes long says that the machine is busy, so Hypothesis judges none by its time. And every
+# Hypothesis, not the newer ones alone, takes the same examples each time where a change is judged.
+settings.register_profile(
+    "here",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    derandomize=bool(os.environ.get("CI")),
+)
+settings.load_profile("here")
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -48,7 +59,7 @@ def no_leaked_threads() -> Iterator[None]:
             if each not in before and each.name not in LASTING_THREADS
         ]
 
-    wait_until(lambda: not leaked(), 5.0, lambda: f"threads of this test to end: {leaked()}")
+    wait_until(lambda: not leaked(), 20.0, lambda: f"threads of this test to end: {leaked()}")
 
 
 @pytest.fixture(autouse=True, scope="session")

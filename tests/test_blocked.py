@@ -6,8 +6,7 @@ import http.client
 import ssl
 import sys
 import threading
-import time
-from socket import create_connection, socket, socketpair, timeout
+from socket import IPPROTO_TCP, TCP_INFO, create_connection, socket, socketpair, timeout
 from typing import Any, Callable, Iterator, List, Tuple
 
 import gevent
@@ -18,6 +17,8 @@ import requests
 from flask_llmstream.blocked import POOLED_CLIENTS, pooled_client, reading_socket, waiting_socket
 from flask_llmstream.runtime import shut_down
 from flask_llmstream.testing import wait_until
+
+_SYN_SENT = b"\x02"  # of the states of TCP on Linux
 
 
 class Mute:
@@ -107,6 +108,7 @@ def test_socket_that_a_thread_reads_is_found_and_can_be_broken(
     mute: Mute, work: Callable[[Mute], None]
 ) -> None:
     suspended = Suspended(lambda: work(mute))
+    wait_until(lambda: mute.accepted)  # a socket that is connecting still would be found as well
     sock = wait_until(lambda: reading_socket(suspended.frame()))
     assert sock.getpeername()[1] == mute.port
     shut_down(sock)
@@ -129,7 +131,8 @@ def test_socket_that_a_thread_connects_is_found_and_can_be_broken(connect: str) 
             url = "http://{}:{}/".format(*address)
             suspended = Suspended(lambda: requests.get(url, timeout=60))
         sock = wait_until(lambda: reading_socket(suspended.frame()))
-        time.sleep(0.05)  # the frame is there a moment before it waits
+        # The frame is there a moment before it waits.
+        wait_until(lambda: sock.getsockopt(IPPROTO_TCP, TCP_INFO, 1) == _SYN_SENT)
         shut_down(sock)
         suspended.join()
         for each in waiting:
@@ -169,7 +172,7 @@ def test_socket_further_up_is_not_the_one_that_is_read(mute: Mute) -> None:
     with Waiting() as sock:
         file = sock.makefile("rb")
         suspended = Suspended(file.readline)
-        wait_until(lambda: suspended.frame().f_code.co_name != "_run")
+        wait_until(lambda: suspended.frame().f_code.co_name == "wait")
         names = []
         frame = suspended.frame()
         while frame is not None:

@@ -76,12 +76,13 @@ def test_proxy_refuses_the_shipped_file_with_a_mistake(
     assert "flask_llmstream" in done.stdout, done.stdout
 
 
-def test_every_file_is_tested_or_a_unit() -> None:
-    assert {path.name for path in DEPLOY.iterdir()} == {*FILES.values(), UNIT.name}
+def test_every_file_is_tested_here_or_with_the_metrics() -> None:
+    assert {path.name for path in DEPLOY.iterdir()} == {*FILES.values(), UNIT.name, "grafana-dashboard.json"}
 
 
 def test_docs_lead_to_every_file() -> None:
-    page = (ROOT / "docs" / "proxies.md").read_text(encoding="utf-8")
+    pages = [(ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("proxies.md", "metrics.md")]
+    page = "".join(pages)
     assert [path.name for path in DEPLOY.iterdir() if f"](../deploy/{path.name})" not in page] == []
 
 

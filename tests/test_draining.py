@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from types import SimpleNamespace
 from typing import Any, Callable, Iterator, Optional
@@ -73,6 +74,30 @@ def test_open_streams_are_ended_when_their_time_is_up() -> None:
         assert events_of(served.read())[-1].event == "failed"
         assert served.end().reason == "shutdown"
     assert drainage.tick(110.0) == float("inf"), "no stream is open, nobody is looked at"
+
+
+class GeventWorker(Worker):
+    """As gunicorn's, for those who look at where it comes from."""
+
+    __module__ = "gunicorn.workers.ggevent"
+
+
+@pytest.mark.parametrize("kind, ended_at", [(Worker, 109.75), (GeventWorker, 100.5)])
+def test_streams_end_when_the_master_is_gone(kind: Any, ended_at: float) -> None:
+    """At once where the worker does not wait for them."""
+    drainage, worker, release = Drainage(), kind(10.0), threading.Event()
+    worker.ppid = os.getppid()
+    with Served(blocked(release)) as served:
+        served.read_until(b'"a"')
+        worker.handle(drainage.begin)
+        drainage.tick(100.0)
+        assert not drainage.going and not served.ends
+        worker.ppid += 1
+        drainage.tick(100.5)
+        assert drainage.going
+        drainage.tick(ended_at)
+        assert events_of(served.read())[-1].event == "failed"
+        assert served.end().reason == "shutdown"
 
 
 def test_process_without_a_worker_is_not_looked_at() -> None:

@@ -8,6 +8,7 @@ import difflib
 import json
 import re
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any, List
 
@@ -22,6 +23,8 @@ pytestmark = pytest.mark.live
 ROOT = Path(__file__).resolve().parent.parent
 CHAT = ROOT / "examples" / "chat" / "app.py"
 PAGE = ROOT / "examples" / "chat" / "templates" / "index.html"
+FORM = ROOT / "examples" / "form_copilot" / "app.py"
+DASHBOARD = ROOT / "examples" / "dashboard" / "app.py"
 BEFORE = ROOT / "examples" / "retrofit" / "before.py"
 AFTER = ROOT / "examples" / "retrofit" / "after.py"
 GATEWAY = ROOT / "examples" / "gateway" / "app.py"
@@ -102,11 +105,56 @@ def test_chat_is_short() -> None:
     assert len(CHAT.read_text(encoding="utf-8").splitlines()) < 60
 
 
-def test_page_never_makes_html_of_text() -> None:
-    page = PAGE.read_text(encoding="utf-8")
+@pytest.mark.parametrize("example", [CHAT, FORM, DASHBOARD], ids=lambda path: path.parent.name)
+def test_page_never_makes_html_of_text(example: Path) -> None:
+    page = (example.parent / "templates" / "index.html").read_text(encoding="utf-8")
     for risk in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "setHTML"):
         assert risk not in page
     assert "://" not in page, "the page works offline"
+
+
+def test_form_copilot_answers_its_curl_line_with_changes() -> None:
+    ticket = {
+        "customer": "Jo", "product": "Export", "severity": "High", "subject": "S", "summary": "A",
+        "reply": "B",
+    }
+    with ScriptedUpstream([tokens(*json.dumps(ticket).split(" ")), done()]) as upstream:
+        with gunicorn_server(FORM, config=CONFIG, env=environment(upstream)) as server:
+            output = printed(curl_line(FORM), server.port).decode()
+            with server.request("/") as answer:
+                page = answer.read().decode()
+            upstream.script = [tokens('{"customer": "Jo", "product": "Sofas"'), silence()]
+            refused = printed(curl_line(FORM), server.port).decode()
+            upstream.wait_closed()
+    assert 'event: json\ndata: {"path":"/customer","op":"add","value":"Jo"}\n' in output
+    for name in ticket:
+        assert f'{{"path":"/{name}","op":"complete","value":null}}' in output
+        assert f'<label for="{name}">' in page and f'id="{name}" name="{name}"' in page
+    assert "\n\nevent: done\n" in output
+    assert '"code":"output_invalid"' in refused and '{"path":"/product","op":"complete"' not in refused
+    assert upstream.exchanges[0].headers["authorization"] == "Bearer not-a-key"
+    assert upstream.exchanges[0].json["messages"][1]["content"].startswith("The export has been empty")
+
+
+def test_dashboard_answers_its_curl_line_with_four_channels() -> None:
+    with ScriptedUpstream([tokens("One", " two"), done()]) as upstream:
+        with gunicorn_server(DASHBOARD, config=CONFIG, env=environment(upstream)) as server:
+            output = printed(curl_line(DASHBOARD), server.port).decode()
+            with server.request("/") as answer:
+                page = answer.read().decode()
+    for name in ("summary", "for", "against", "next"):
+        assert f'data: {{"channel":"{name}","text":"One"}}\n' in output
+        assert re.search(f'event: done\ndata: {{"channel":"{name}",', output)
+        assert f'<llm-stream id="{name}"' in page
+    assert len(upstream.exchanges) == 4
+    asked = {each.json["messages"][1]["content"] for each in upstream.exchanges}
+    assert asked == {"Should we open on Sundays?"}
+
+
+@pytest.mark.parametrize("example", [FORM, DASHBOARD], ids=lambda path: path.parent.name)
+def test_form_and_dashboard_are_short(example: Path) -> None:
+    assert len(example.read_text(encoding="utf-8").splitlines()) <= 65
+    assert len((example.parent / "templates" / "index.html").read_text(encoding="utf-8").splitlines()) <= 150
 
 
 def test_before_is_silent_and_then_says_it_all() -> None:
@@ -173,7 +221,8 @@ def test_gateway_answers_its_curl_line_with_the_bytes_of_the_provider(tmp_path: 
             assert output.endswith(b"data: [DONE]\n\n")
             first = upstream.exchanges[0]
             assert first.headers["authorization"] == "Bearer not-a-key"
-            # What it said was not enough to say what it cost: its events are counted.
+            # What it said was not enough to say what it cost: its events are counted, at its end.
+            wait_until(lambda: used(server), 5, server.log)
             (row,) = used(server)
             assert (row["team"], row["calls"], row["estimated_calls"]) == ("search", 1, 1)
             assert 4 <= row["output_tokens"] <= 5
@@ -198,6 +247,8 @@ def test_gateway_serves_the_unmodified_sdk(tmp_path: Path) -> None:
             # Whether it asks for its usage or not, it gets what the provider would have sent.
             for options in ({}, {"stream_options": {"include_usage": True}}):
                 assert said(client, **options) == said(direct, **options)
+        # It is written down at the end of a call, which comes behind the last word of it.
+        wait_until(lambda: [row["calls"] for row in used(server)] == [2], 5, server.log)
         assert used(server) == [
             {"team": "search", "calls": 2, "input_tokens": 14, "output_tokens": 4, "estimated_calls": 0}
         ]
@@ -232,3 +283,27 @@ def test_gateway_closes_the_provider_and_counts_what_it_cost(tmp_path: Path) -> 
         wait_until(lambda: used(server), 5, server.log)
         (row,) = used(server)
         assert row["team"] == "search" and row["output_tokens"] in (1, 2) and row["estimated_calls"] == 1
+
+
+def run_script(name: str, *arguments: str) -> Any:
+    """Run a script of examples/scripts; return (exit code, stdout, stderr)."""
+    command = [sys.executable, str(ROOT / "examples" / "scripts" / name), *arguments]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60)
+    return done.returncode, done.stdout.decode(), done.stderr.decode()
+
+
+def test_scripts_read_the_chat(tmp_path: Path) -> None:
+    target = tmp_path / "today.md"
+    with ScriptedUpstream([tokens("Hel", "lo ", "world"), done()]) as upstream:
+        with gunicorn_server(CHAT, config=CONFIG, env=environment(upstream)) as server:
+            code, out, err = run_script("notebook.py", server.url)
+            assert (code, err) == (0, "")
+            assert re.fullmatch(r"Hello world\n3 tokens, \d+ per second, stop\n", out), out
+            code, out, err = run_script("nightly.py", server.url + "/chat", str(target))
+            assert (code, err) == (0, "") and out.startswith("3 tokens in ")
+            assert target.read_text() == "Hello world"
+            target.unlink()
+            upstream.script = [tokens("Hel"), cut()]
+            code, out, err = run_script("nightly.py", server.url + "/chat", str(target))
+            assert (code, out) == (1, "") and err.startswith("no report: upstream_")
+            assert not target.exists(), "half a report is none"

@@ -16,6 +16,17 @@ import flask_llmstream
 
 INIT = Path(flask_llmstream.__file__)
 
+#: What programs that we never see import; a name may join, and none may go.
+PROMISED = {
+    "flask_llmstream": "Comment Custom Event Finish JsonDelta LLMStream ReasoningDelta StreamEnd TextDelta"
+    " ToolCallDelta Usage current_stream json_deltas multiplex snapshots stream stream_response",
+    "flask_llmstream.client": "StreamClient sse_client",
+    "flask_llmstream.exceptions": "LLMStreamError StreamCancelled StreamInterrupted",
+    "flask_llmstream.signals": "client_disconnected first_token stream_finished stream_started",
+    "flask_llmstream.testing": "EventLogContract ManualClock ScriptedUpstream gunicorn_server read_stream",
+    "flask_llmstream.upstream": "adapt anthropic_messages ollama_chat openai_chat openai_responses",
+}
+
 
 def imported_for_type_checkers() -> Dict[str, str]:
     """Return name -> module of the imports under ``if TYPE_CHECKING``."""
@@ -38,6 +49,13 @@ def public_modules() -> List[str]:
     """Return the names of all modules of the package that list their public names."""
     found = pkgutil.walk_packages(flask_llmstream.__path__, "flask_llmstream.")
     return [info.name for info in found if not info.name.rpartition(".")[2].startswith("_")]
+
+
+@pytest.mark.parametrize("module", sorted(PROMISED))
+def test_promised_names_stay_where_they_are(module: str) -> None:
+    found = importlib.import_module(module)
+    missing = [name for name in PROMISED[module].split() if getattr(found, name, None) is None]
+    assert not missing and set(PROMISED[module].split()) <= set(found.__all__)
 
 
 def test_all_and_the_table_of_exports_name_the_same() -> None:

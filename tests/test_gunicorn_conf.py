@@ -159,3 +159,11 @@ def test_app_is_served_by_gevent() -> None:
         server.wait_for_log("Using worker: gevent")
         with server.request("/ticks?count=3") as answer:
             assert len(list(answer)) == 3
+
+
+def test_worker_that_has_loaded_no_app_exits_quietly() -> None:
+    """Nothing is imported for it, least of all before gevent patches."""
+    code = "import sys; from flask_llmstream.gunicorn import worker_exit; worker_exit(None, None);"
+    assert run(code + "print([name for name in sys.modules if name.startswith('flask_llmstream')])") == (
+        "['flask_llmstream', 'flask_llmstream.gunicorn']"
+    )

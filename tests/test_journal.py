@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from typing import Any, Callable, Iterator, List, Optional, Sequence
+import weakref
+from typing import Any, Callable, Deque, Iterator, List, Optional, Sequence
 
 import pytest
 
@@ -94,7 +95,10 @@ def state_of(log: FailingLog, writer: Writer) -> str:
     return "gone" if page is None else page.state
 
 
-def test_entries_are_written_in_groups_and_the_end_waits_for_them(log: FailingLog, begin: Begin) -> None:
+def test_entries_are_written_in_groups_and_the_end_waits_for_them(
+    log: FailingLog, begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_module, "_PATIENCE", 20.0)
     writers = [begin() for _ in range(5)]
     for number in range(50):
         for writer in writers:
@@ -106,6 +110,72 @@ def test_entries_are_written_in_groups_and_the_end_waits_for_them(log: FailingLo
         writer.close()
     assert log.calls.count("append") < 15
     assert log.calls.count("seal") == 5
+
+
+def test_lease_is_kept_while_many_streams_end_slowly(
+    log: FailingLog, begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A busy worker must not be taken for dead: its streams would be told to be interrupted."""
+    monkeypatch.setattr(journal_module, "LEASE", 0.3)
+    monkeypatch.setattr(journal_module, "_SEALED_TOGETHER", 4)
+    renewed: List[float] = []
+    seal, renew = log.seal, log.renew
+
+    def slow_seal(stream: str, state: str) -> bool:
+        time.sleep(0.03)
+        return seal(stream, state)
+
+    def noted_renew(worker: str, lease: float) -> None:
+        renewed.append(time.monotonic())
+        renew(worker, lease)
+
+    monkeypatch.setattr(log, "seal", slow_seal)
+    monkeypatch.setattr(log, "renew", noted_renew)
+    writers = [begin() for _ in range(40)]
+    threads = [threading.Thread(target=writer.close) for writer in writers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    wait_until(lambda: log.calls.count("seal") == 40, 10, "all ends")
+    assert len(renewed) >= 5, renewed  # 1.2 s of them
+
+
+def test_what_nobody_reads_is_written_rarely_and_at_once_when_somebody_comes(
+    log: FailingLog, begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer, other = begin(), begin()
+    writer.add(b"first")
+    wait_until(lambda: entries_of(log, writer), 5, "the first look")
+    monkeypatch.setattr(journal_module, "_LOOKS", 20.0)
+    time.sleep(0.1)  # for the look that is under way
+    log.calls.clear()
+    for number in range(100):
+        writer.add(b"%d" % number)
+        other.add(b"%d" % number)
+        time.sleep(0.002)
+    assert "append" not in log.calls
+    log.attend(writer.stream, 60.0)
+    wait_until(lambda: len(entries_of(log, writer)) == 101, 5, "what waited")
+    assert not entries_of(log, other)
+    log.calls.clear()
+    for number in range(20):
+        writer.add(b"more")
+        wait_until(lambda: len(entries_of(log, writer)) == 102 + number, 5, "each one soon")
+    for number in range(journal_module._MANY):
+        other.add(b"x")
+    wait_until(lambda: entries_of(log, other), 5, "many that do not wait for the look")
+
+
+def test_a_log_that_does_not_tell_of_readers_gets_everything_soon(
+    log: FailingLog, begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log, "on_attend", lambda callback: False)
+    monkeypatch.setattr(journal_module, "_LOOKS", 20.0)
+    writer = begin()
+    for number in range(10):
+        writer.add(b"%d" % number)
+        wait_until(lambda: len(entries_of(log, writer)) == 1 + number, 5, "each one soon")
 
 
 def test_nothing_is_lost_while_the_log_is_away_for_a_moment(
@@ -151,6 +221,7 @@ def test_a_stream_is_given_up_and_its_readers_need_not_wait(
     log: FailingLog, begin: Begin, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(journal_module, "_MAX_WAITING", 10)
+    monkeypatch.setattr(journal_module, "_PATIENCE", 20.0)  # for the end of the other
     writer, other = begin(), begin()
     log.failing = ("append",)
     for number in range(20):
@@ -164,7 +235,7 @@ def test_a_stream_is_given_up_and_its_readers_need_not_wait(
     assert writer.add(b"more") == 21
     began = time.monotonic()
     writer.close()
-    assert time.monotonic() - began < 0.2
+    assert time.monotonic() - began < 10.0  # where it waited, it would be for 20 s
     other.close()
     assert entries_of(log, other) == [b"short"] and state_of(log, other) == "finished"
     assert caplog.text.count(f"stream {writer.stream} goes on, and cannot be resumed any more") == 1
@@ -193,9 +264,62 @@ def test_the_end_of_a_stream_is_not_kept_for_ever(
     wait_until(lambda: writer.lost, 5, "it to be given up")
 
 
-def test_any_exception_of_a_log_is_survived(
-    log: FailingLog, begin: Begin, caplog: pytest.LogCaptureFixture
+def test_what_cannot_be_written_is_given_up_though_not_even_the_lease_can_be_renewed(
+    log: FailingLog, begin: Begin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(journal_module, "_MAX_WAITING", 10)
+    log.failing = ("renew", "append")
+    writer = begin()
+    for number in range(20):
+        writer.add(b"%d" % number)
+    wait_until(lambda: writer.lost, 5, "it to be given up")
+    assert not writer._waiting
+    log.failing = ()
+    wait_until(lambda: state_of(log, writer) == "interrupted", 5, "the seal")
+    writer.close()
+
+
+def test_what_is_added_while_a_stream_is_given_up_gets_no_number_of_another(
+    log: FailingLog, journal: Journal, begin: Begin
+) -> None:
+    writer = begin()
+
+    class Crossing(Deque[bytes]):
+        """What is added comes behind what has been thrown away."""
+
+        def append(self, entry: bytes) -> None:
+            journal._give_up(writer)
+            super().append(entry)
+
+    log.failing = ("append",)
+    writer.add(b"one")
+    wait_until(lambda: "append" in log.calls, 5, "the first try")
+    writer._waiting = Crossing(writer._waiting)
+    writer.add(b"two")
+    log.failing = ()
+    wait_until(lambda: state_of(log, writer) == "interrupted", 5, "the seal")
+    assert entries_of(log, writer) == []
+    writer.close()
+
+
+def test_a_log_that_is_away_is_not_asked_without_end_because_somebody_was_in_a_hurry(
+    log: FailingLog, journal: Journal, begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_module, "_PAUSE", 0.2)
+    log.failing = ("renew",)
+    writer = begin()
+    wait_until(lambda: "renew" in log.calls, 5, "the first try")
+    journal.hurry()
+    time.sleep(1.0)
+    assert log.calls.count("renew") < 15
+    log.failing = ()
+    writer.close()
+
+
+def test_any_exception_of_a_log_is_survived(
+    log: FailingLog, begin: Begin, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(journal_module, "_PATIENCE", 20.0)
     writer = begin()
     log.failing, log.error = ("append",), ZeroDivisionError("a log of your own")
     writer.add(b"word")
@@ -225,16 +349,42 @@ def test_the_lease_is_renewed_while_streams_run(
     writer.close()
 
 
+def test_a_lease_that_is_nearly_over_does_not_end_with_a_new_stream(
+    log: FailingLog, journal: Journal, begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its worker had nothing to do for as long, and is slow to renew it."""
+    go_on, main, renew = threading.Event(), threading.current_thread(), log.renew
+
+    def renew_late(worker: str, lease: float) -> None:
+        if threading.current_thread() is not main:
+            go_on.wait(10)
+        renew(worker, lease)
+
+    renew(journal.worker, 0.3)
+    journal._renewed = time.monotonic() - 0.97 * journal_module.LEASE
+    monkeypatch.setattr(log, "renew", renew_late)
+    writer = begin()
+    time.sleep(0.4)
+    assert state_of(log, writer) == "open"
+    go_on.set()
+    writer.close()
+    assert state_of(log, writer) == "finished"
+
+
 class Running:
     """What a writer knows of its stream."""
 
     def __init__(self) -> None:
         self.departed = False
         self.until: List[float] = []
+        self.ends: List[float] = []
         self.reasons: List[str] = []
 
     def go_on(self, until: float) -> None:
         self.until.append(until)
+
+    def end_at(self, at: float) -> None:
+        self.ends.append(at)
 
     def cancel(self, reason: str) -> None:
         self.reasons.append(reason)
@@ -246,9 +396,38 @@ def test_readers_keep_a_stream_running_that_its_client_has_left(log: FailingLog,
     log.attend(writer.stream, 60.0)
     time.sleep(0.7)
     assert not running.until
+    left_at = time.monotonic()
     running.departed = True
     wait_until(lambda: running.until, 5, "a look at the readers")
-    assert running.until[0] > time.monotonic()
+    assert running.until[0] > left_at
+    writer.close()
+
+
+def test_a_stream_ends_when_the_last_reader_leaves_whose_client_has_left_before(
+    log: FailingLog, begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer, elsewhere = begin(), MemoryEventLog(log.name)
+    running = writer.running = Running()
+    for reader in (log, elsewhere):
+        reader.attend(writer.stream, 60.0)
+    asked: List[str] = []
+    attended = log.attended
+    monkeypatch.setattr(log, "attended", lambda stream: asked.append(stream) or attended(stream))
+    running.departed = True
+    log.leave(writer.stream)
+    wait_until(lambda: asked, 5, "a look at the others")
+    time.sleep(0.02)
+    assert not running.ends and writer.read_until
+    left_at = time.monotonic()
+    elsewhere.leave(writer.stream)
+    wait_until(lambda: running.ends, 5, "it to end")
+    assert left_at <= running.ends[0] - writer.grace <= time.monotonic()
+    assert not writer.read_until, "what nobody reads is written rarely"
+    running.departed = False
+    elsewhere.attend(writer.stream, 60.0)
+    elsewhere.leave(writer.stream)
+    wait_until(lambda: not writer.read_until, 5, "that to be noticed")
+    assert len(running.ends) == 1, "its own client reads it still"
     writer.close()
 
 
@@ -259,6 +438,66 @@ def test_a_stream_that_others_stop_is_cancelled(log: FailingLog, begin: Begin) -
     wait_until(lambda: running.reasons == ["stop"], 5, "the stop")
     writer.close()
     assert not log.request_stop(writer.stream)
+
+
+def test_a_stream_that_others_stop_before_it_has_begun_is_cancelled(log: FailingLog, begin: Begin) -> None:
+    """Whoever knows its key may have found it already."""
+    writer = begin()
+    assert log.request_stop(writer.stream)
+    running = writer.running = Running()
+    wait_until(lambda: running.reasons, 5, "the stop")
+    assert set(running.reasons) == {"stop"}
+    writer.close()
+
+
+def test_a_stream_may_end_while_somebody_looks_at_it(journal: Journal) -> None:
+    running = Running()
+
+    class Ending(Writer):
+        """The journal looks at it in its own thread."""
+
+        looks: List[Any] = []
+        _running = property(lambda self: self.looks.pop(0), lambda self, stream: None)  # type: ignore
+
+    writer = Ending(journal, new_id(), 0.0, 0.0)
+    writer.looks[:] = [weakref.ref(running), None]
+    assert writer.running is running
+    writer.looks[:] = [weakref.ref(running), None]
+    assert not writer.forsaken
+
+
+def test_who_comes_while_a_stream_ends_for_want_of_readers_has_it_go_on(
+    log: FailingLog, journal: Journal, begin: Begin
+) -> None:
+    writer, main = begin(), threading.current_thread()
+    coming = threading.Thread(target=MemoryEventLog(log.name).attend, args=(writer.stream, 60.0))
+    said: List[str] = []
+
+    class Left(Running):
+        @property  # type: ignore[override]
+        def departed(self) -> bool:
+            if threading.current_thread() is main:
+                coming.start()
+                coming.join(0.3)  # in vain where it has to wait, which it should
+            return True
+
+        @departed.setter
+        def departed(self, value: bool) -> None:
+            pass
+
+        def go_on(self, until: float) -> None:
+            if threading.current_thread() is coming:  # the journal may have a look, too
+                said.append("go on")
+
+        def end_at(self, at: float) -> None:
+            said.append("end")
+
+    running = writer.running = Left()
+    journal._look_for_others(writer)
+    coming.join(10)
+    assert said == ["end", "go on"] and writer.read_until
+    assert running.reasons == []
+    writer.close()
 
 
 # -- following ---------------------------------------------------------------------------------

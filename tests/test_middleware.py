@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import closing
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Tuple
 from wsgiref.util import setup_testing_defaults
 from wsgiref.validate import validator
@@ -70,6 +71,18 @@ def test_event_stream_is_adopted_and_closed_once() -> None:
     assert answer.adopted and body.closed == 1
     sent = b"".join(answer.pieces)
     assert sent.startswith(b": open\n") and sent.endswith(b"data: a\n\ndata: b\n\n")
+
+
+def test_stream_that_becomes_too_long_is_broken_off() -> None:
+    body = Body(*[b"data: a\n\n"] * 9)
+    outer = LLMStreamMiddleware(app_of("200 OK", SSE, body), max_bytes=20)
+    environ: Dict[str, Any] = {}
+    setup_testing_defaults(environ)
+    pieces: List[bytes] = []
+    with closing(outer(environ, lambda *given: pieces.append)) as sent:
+        pieces += sent
+    said = b"".join(pieces)
+    assert said.count(b"data: a\n\n") == 3 and b"too_long" in said and body.closed == 1
 
 
 @pytest.mark.parametrize(

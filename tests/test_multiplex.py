@@ -327,7 +327,9 @@ def test_cancelling_the_stream_ends_all_sources(reason: str) -> None:
         yield from multiplex({"a": waiting("a"), "b": waiting("b")})
 
     with Served(view()) as served:
-        served.read_until(b'"b","text"')
+        said = b""
+        while b'"a","text"' not in said or b'"b","text"' not in said:  # each in its own time
+            said += served.read_until(b"\n\n")
         began = time.monotonic()
         served.stream.cancel(reason)
         found = read(served.read())
@@ -336,7 +338,7 @@ def test_cancelling_the_stream_ends_all_sources(reason: str) -> None:
     assert names(found[None]) == ["done" if reason == "stop" else "failed"]
     assert served.ends[0].reason == reason
     assert {name: end.reason for name, end in served.ends[0].channels.items()} == {"a": reason, "b": reason}
-    assert took < 2.0
+    assert took < 5.0
 
 
 def test_a_source_that_goes_on_is_not_waited_for_for_ever(caplog: Any) -> None:

@@ -129,7 +129,9 @@ def test_only_three_packages_are_required(built: Built) -> None:
 
 
 def test_the_extras_are_the_documented_ones(built: Built) -> None:
-    extras = {"gunicorn", "redis", "metrics", "local", "schema", "test", "bench", "fuzz", "dev"}
+    extras = {
+        "gunicorn", "redis", "metrics", "otel", "local", "schema", "doctor", "test", "bench", "fuzz", "dev",
+    }
     assert set(built.metadata.get_all("Provides-Extra") or []) == extras
 
 

@@ -353,6 +353,9 @@ def test_departure_that_a_failing_heartbeat_shows_as_well_is_acted_on_at_once() 
     """The one who sees it first cannot interrupt the source, because the other is writing."""
     # Not in the main thread: there greenlet tidies up after threads that have ended, which happens to
     # be where Python raises what is thrown into a thread, and would drop it.
+    seconds: List[float] = []
     with ThreadPoolExecutor(1) as pool:
-        seconds = [pool.submit(leave_while_written_to).result() for _ in range(5)]
-    assert min(seconds) < 0.015, seconds  # the next regular try comes after 0.02 s
+        # The next regular try comes after 0.02 s, however often; a busy machine is not slow each time.
+        while len(seconds) < 40 and min(seconds, default=1.0) >= 0.015:
+            seconds.append(pool.submit(leave_while_written_to).result())
+    assert min(seconds) < 0.015, seconds

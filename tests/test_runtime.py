@@ -13,6 +13,7 @@ import time
 from typing import Any, Callable, Iterator, List, Tuple
 
 import gevent
+import gevent.event
 import pytest
 
 from flask_llmstream.exceptions import StreamCancelled, cancelled_because
@@ -279,7 +280,7 @@ def test_threads_run_at_once_what_greenlets_do_in_the_hub() -> None:
     called: List[int] = []
     runtime.call_soon(lambda: called.append(1))
     runtime.pass_turn()
-    assert called == [1] and runtime.turns() == 0 and not runtime.sees_blocking
+    assert called == [1] and runtime.loop.iteration == 0 and not runtime.sees_blocking
 
 
 @pytest.mark.parametrize("wrap", [lambda sock: sock, lambda sock: _Holder(sock)], ids=["plain", "gevent"])
@@ -324,25 +325,27 @@ def test_blocking_is_seen(pair: Pair) -> None:
         order.append("goes on")
 
     greenlet = gevent.spawn(source)
-    gevent.sleep(0.01)
+    wait_until(lambda: gevent.sleep(0.01) or "flushed" in order)
     assert order == ["still running", "flushed"]
-    turns = runtime.turns()
+    turns = runtime.loop.iteration
     right.send(b"x")
     greenlet.join()
-    assert order[-1] == "goes on" and runtime.turns() > turns
+    assert order[-1] == "goes on" and runtime.loop.iteration > turns
 
 
 def test_function_that_runs_when_blocked_may_block_itself() -> None:
     runtime = GreenletRuntime()
     order: List[str] = []
+    flushed = gevent.event.Event()
 
     def flush() -> None:
         gevent.sleep(0.01)
         order.append("flushed")
+        flushed.set()
 
     def source() -> None:
         runtime.when_blocked(flush)
-        gevent.sleep(0.05)
+        flushed.wait(5)
         order.append("goes on")
 
     gevent.spawn(source).join()
@@ -362,11 +365,11 @@ def test_passing_the_turn_serves_sockets_that_are_ready(pair: Pair) -> None:
             served.append(len(served))
 
     def hog() -> None:
-        before = runtime.turns()
+        before = runtime.loop.iteration
         for number in range(20):
             runtime.pass_turn()
             assert len(served) >= number
-        assert runtime.turns() >= before + 20
+        assert runtime.loop.iteration >= before + 20
 
     server = gevent.spawn(serve)
     gevent.sleep(0)

@@ -53,6 +53,21 @@ def test_connection_ends_at_once_and_the_source_goes_on() -> None:
         assert reader.end().reason == "finish" and reader.end().text == "ab"
 
 
+def test_reader_on_its_way_back_is_waited_for_though_others_leave() -> None:
+    source = Source()
+    with served(source, on_disconnect=0.2) as reader:
+        assert source.waits.wait(10)
+        assert reader.stream.hand_over()
+        stream = reader.stream
+        now = stream._runtime.now()
+        stream.end_at(now)
+        assert stream.tick(now + 5.0) > now and not stream.cancelled
+        stream.tick(now + 20.0)
+        assert stream.cancelled == "disconnect"
+        source.go_on.set()
+        assert reader.end().reason == "disconnect"
+
+
 def test_stream_that_cannot_be_resumed_stays() -> None:
     source = Source()
     with Served(iter(source), on_disconnect=30.0) as reader:

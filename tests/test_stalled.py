@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from typing import Iterator, Tuple
 
 import pytest
@@ -97,6 +98,24 @@ def test_connection_that_is_well_is_never_cut_off(pair: Pair) -> None:
     assert not cut_off(server.fileno(), Runtime())
     server.sendall(b"well")
     assert client.recv(10) == b"well"
+
+
+def test_client_that_has_acknowledged_something_else_is_not_cut_off() -> None:
+    """A black hole is made in tests/faults; here the client only looks like one that has vanished."""
+    with socket.socket() as listener, socket.socket() as client:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(1)
+        client.connect(listener.getsockname())
+        server, _ = listener.accept()
+        with server:
+            server.sendall(b"well")
+            assert client.recv(10) == b"well"
+            stall = Stall()
+            # The acknowledgement is there by the second look at the latest.
+            wait_until(lambda: stall.seconds(server.fileno(), 10.0 + time.monotonic(), Runtime()) == 0)
+            assert not cut_off(server.fileno(), Runtime(), 4)
+            server.sendall(b"still well")
+            assert client.recv(20) == b"still well"
 
 
 def test_number_that_is_nobodys_is_no_error() -> None:

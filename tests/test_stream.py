@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import logging
+import re
 import socket
 import threading
 import time
@@ -14,7 +16,7 @@ from serving import Served, events_of
 
 from flask_llmstream import Comment, Event, Finish, StreamCancelled, TextDelta, Usage, current_stream, signals
 from flask_llmstream.disconnect import Peer
-from flask_llmstream.sansio.chunkers import LineChunker
+from flask_llmstream.sansio.chunkers import LineChunker, make_chunker
 from flask_llmstream.sansio.native import SSEFormat
 from flask_llmstream.settings import Settings
 from flask_llmstream.stream import Stream
@@ -263,7 +265,14 @@ def test_write_that_is_a_fake_stops_heartbeats_and_loses_nothing(
 
     stream = Stream(source(), format=SSEFormat(), settings=Settings(status_hold=0.02))
     stream.attach(Peer("test", None, True, True), lambda *args: fake, "200 OK", [])
-    threading.Timer(0.2, gate.open).start()
+
+    def go_on() -> None:
+        try:  # however late the ticker comes
+            wait_until(lambda: "heartbeats stop" in caplog.text, 10)
+        finally:
+            gate.open()
+
+    threading.Thread(target=go_on).start()
     body = b"".join(stream)
     stream.close()
     assert body.startswith(b": open\n") and texts(body) == ['{"text":"a"}']
@@ -689,6 +698,40 @@ def test_time_limit_ends_a_stream_that_blocks(gates: Callable[[], Gate]) -> None
     assert served.end().reason == "timeout"
 
 
+@pytest.mark.parametrize("item, chunk", [
+    ("word ", None), (b"word ", None), ({"a": 1}, None), (TextDelta("word "), None),
+    ("A few words. ", "sentence"),
+], ids=["text", "bytes", "dict", "delta", "sentences"])
+def test_stream_that_becomes_too_long_is_ended(item: Any, chunk: Any, caplog: Any) -> None:
+    taken: List[int] = []
+
+    def source() -> Iterator[Any]:
+        try:
+            for number in range(10000):
+                taken.append(number)
+                yield item
+        finally:
+            taken.append(-1)
+
+    with Served(source(), max_bytes=500, chunker=make_chunker(chunk), max_delay=0.0) as served:
+        body = served.read()
+    *before, last = events_of(body)
+    said = body[:body.index(b"event: failed")]
+    assert json.loads(last.data) == {
+        "message": "The answer is longer than it may be.", "code": "too_long", "retryable": False,
+    }
+    assert before and 500 <= len(said.replace(b": open\n", b"")) < 600
+    assert taken[-1] == -1 and len(taken) < 1000, "the source is closed"
+    end = served.end()
+    assert end.reason == "error" and "the 500 bytes that max_bytes allows" in str(end.error)
+    assert "500 bytes" in caplog.text and "Traceback" not in caplog.text
+
+
+def test_stream_as_long_as_it_may_be_is_whole() -> None:
+    with Served(["a"] * 4, heartbeat_interval=0, max_bytes=4 * len(b'data: {"text":"a"}\n\n')) as served:
+        assert [event.event for event in events_of(served.read())][-1] == "done"
+
+
 # -- what belongs to it --------------------------------------------------------------------
 
 
@@ -778,23 +821,23 @@ def test_what_follows_the_end_may_fail_and_the_place_is_free_again(
 def test_signals_tell_the_life_of_a_stream(
     gates: Callable[[], Gate], caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Each of them fails, and neither the stream nor the next one notices."""
     told: List[Any] = []
     gate = gates()
 
-    def on_departure(sender: Any, stream: Any) -> None:
-        told.append(("client_disconnected", stream))
-        raise ValueError("boom")
+    def failing(name: str) -> Callable[..., None]:
+        def receiver(sender: Any, stream: Any, end: Any = None) -> None:
+            told.append((name if end is None else end.reason, stream))
+            raise ValueError("boom")
+
+        return receiver
 
     def source() -> Iterator[str]:
         yield "a"
         gate()
 
-    receivers = {
-        signals.stream_started: lambda sender, stream: told.append(("stream_started", stream)),
-        signals.first_token: lambda sender, stream: told.append(("first_token", stream)),
-        signals.client_disconnected: on_departure,
-        signals.stream_finished: lambda sender, stream, end: told.append((end.reason, stream)),
-    }
+    names = ["stream_started", "first_token", "client_disconnected", "stream_finished"]
+    receivers = {getattr(signals, name): failing(name) for name in names}
     for signal, receiver in receivers.items():
         signal.connect(receiver)
     try:
@@ -805,9 +848,9 @@ def test_signals_tell_the_life_of_a_stream(
     finally:
         for signal, receiver in receivers.items():
             signal.disconnect(receiver)
-    names = ["stream_started", "first_token", "client_disconnected", "disconnect"]
-    assert told == [(name, served.stream) for name in names]
-    assert "a receiver of client_disconnected failed" in caplog.text, "and the source was cancelled"
+    assert told == [(name, served.stream) for name in [*names[:3], "disconnect"]]
+    failures = re.findall(r"stream (\S+): a receiver of (\w+) failed", caplog.text)
+    assert failures == [(served.stream.id, name) for name in names]
 
 
 def test_end_is_one_line_of_the_log(caplog: pytest.LogCaptureFixture) -> None:

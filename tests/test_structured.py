@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Iterator, List
+from typing import Any, Iterator
 
 import pytest
 from serving import Served, events_of
-from structuring import ask, rebuilt
+from structuring import Writes, ask, rebuilt
 
 from flask_llmstream import json_deltas, snapshots
 from flask_llmstream.testing.upstreams import done, silence, tokens
@@ -33,18 +33,17 @@ def test_client_rebuilds_what_the_model_has_written(upstream, delegated):
 
 
 def test_burst_of_the_model_leaves_in_one_write(upstream):
-    count = 20
-    writes: List[bool] = []
+    count, writes = 20, Writes(upstream)
     answer = ask(upstream, tokens('["', *"x" * count, '"]'), done())
 
     def source() -> Iterator[Any]:
         yield from json_deltas(answer)
 
-    with Served(source(), before_write=lambda: writes.append(True)) as served:
+    with Served(source(), before_write=writes) as served:
         data = served.read()
         assert rebuilt(data).value == ["x" * count]
         served.end()
-    assert len(writes) < count
+    assert writes.count < count
 
 
 def test_client_that_leaves_ends_the_call(upstream):

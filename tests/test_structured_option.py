@@ -8,7 +8,7 @@ from typing import Any, Dict, Iterator, List
 import pytest
 from flask import Flask
 from serving import Served, events_of
-from structuring import ask, rebuilt
+from structuring import Writes, ask, rebuilt
 
 from flask_llmstream import (
     Comment,
@@ -45,12 +45,12 @@ def test_stage_sends_changes_and_the_end_has_text_and_value(upstream):
 
 
 def test_burst_behind_the_stage_leaves_in_one_write(upstream):
-    writes: List[bool] = []
+    writes = Writes(upstream)
     answer = ask(upstream, tokens('["', *"x" * 20, '"]'), done())
-    with Served(answer, chunker=JsonStage(), before_write=lambda: writes.append(True)) as served:
+    with Served(answer, chunker=JsonStage(), before_write=writes) as served:
         assert rebuilt(served.read()).value == ["x" * 20]
         served.end()
-    assert len(writes) < 20
+    assert writes.count < 20
 
 
 def test_what_comes_between_and_waiting_do_not_end_the_text():

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import json
+import weakref
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 from wsgiref.util import is_hop_by_hop, setup_testing_defaults
 from wsgiref.validate import validator
@@ -13,7 +15,7 @@ import pytest
 from flask import Flask, Response, abort, got_request_exception, request
 from serving import events_of
 
-from flask_llmstream import LLMStream, UpstreamError, current_stream, stream, stream_response
+from flask_llmstream import LLMStream, UpstreamError, current_stream, signals, stream, stream_response
 from flask_llmstream.exceptions import ConfigurationError
 
 Headers = List[Tuple[str, str]]
@@ -29,12 +31,14 @@ def app() -> Flask:
 class Answer:
     """What a WSGI app has answered."""
 
-    def __init__(self, app: Any, path: str = "/", method: str = "GET", strict: bool = True) -> None:
+    def __init__(
+        self, app: Any, path: str = "/", method: str = "GET", strict: bool = True, query: str = ""
+    ) -> None:
         self.status = ""
         self.headers: Headers = []
         self.started = 0
         environ: Dict[str, Any] = {
-            "SCRIPT_NAME": "", "PATH_INFO": path, "REQUEST_METHOD": method, "QUERY_STRING": ""
+            "SCRIPT_NAME": "", "PATH_INFO": path, "REQUEST_METHOD": method, "QUERY_STRING": query
         }
         setup_testing_defaults(environ)
         called = (validator(app) if strict else app)(environ, self._start)
@@ -114,9 +118,16 @@ def test_head_has_the_headers_of_get_and_starts_nothing(app: Flask) -> None:
         response.call_on_close(lambda: closed.append("response"))
         return response
 
+    ends: List[Any] = []
+
+    def receiver(sender: Any, stream: Any, end: Any) -> None:
+        ends.append(end)
+
+    if importlib.util.find_spec("blinker"):  # Flask brings it from 2.3 on
+        signals.stream_finished.connect(receiver)
     answer = Answer(app, method="HEAD")
     check_stream(answer)
-    assert answer.body == b"" and started == [] and closed == ["response"]
+    assert answer.body == b"" and started == [] and closed == ["response"] and ends == []
     assert dict(answer.headers) == dict(Answer(app).headers) and started == ["source"]
 
 
@@ -309,6 +320,75 @@ def test_class_of_the_app_is_kept(app: Flask) -> None:
     assert issubclass(seen[0], Own), "make_response would have rewritten it"
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda response: response,
+        lambda response: response.headers.set("Location", "/elsewhere") or response,
+        lambda response: response.headers.set("Content-Location", "/é") or response,
+        lambda response: response.headers.add("ETag", '"a"') or response,
+        lambda response: setattr(response, "status_code", 206) or response,
+    ],
+    ids=["as it is", "location", "content location", "etag", "status"],
+)
+def test_headers_are_those_that_werkzeug_makes(app: Flask, change: Callable[[Any], Any]) -> None:
+    made: List[Headers] = []
+
+    @app.route("/")
+    def view() -> Any:
+        response = change(stream_response(["a"], headers={"X-A": "b"}))
+        made.append(list(response.get_wsgi_headers(request.environ)))
+        return response
+
+    answer = Answer(app)
+    assert answer.headers == made[0] and answer.header("X-A") == "b"
+    assert answer.header("Content-Encoding") is answer.header("ETag") is None
+
+
+def test_class_of_the_app_makes_its_headers_and_closes_in_its_own_way(app: Flask) -> None:
+    closed: List[str] = []
+
+    class Own(flask.Response):
+        def get_wsgi_headers(self, environ: Any) -> Any:
+            headers = super().get_wsgi_headers(environ)
+            headers["X-Own"] = "yes"
+            return headers
+
+        def close(self) -> None:
+            closed.append("own")
+            super().close()
+
+    app.response_class = Own
+    app.add_url_rule("/", "view", lambda: stream_response(["a"]))
+    assert Answer(app).header("X-Own") == "yes" and closed == ["own"]
+
+
+def test_response_that_somebody_keeps_is_closed_and_others_are_not_kept(app: Flask) -> None:
+    called: List[str] = []
+    kept: List[Any] = []
+
+    def items() -> Iterator[str]:
+        gc.collect()
+        called.append("gone" if found[-1]() is None else "there")
+        if kept:
+            kept[-1].call_on_close(lambda: called.append("closed"))
+        yield "a"
+
+    found: List[Any] = []
+
+    @app.route("/")
+    def view() -> Any:
+        response = stream_response(items())
+        found.append(weakref.ref(response))
+        if "keep" in request.args:
+            kept.append(response)
+        return response
+
+    Answer(app)
+    Answer(app, query="keep")
+    assert called == ["gone", "there", "closed"]
+
+
 # -- the decorator -------------------------------------------------------------------------
 
 
@@ -422,6 +502,7 @@ def test_source_that_is_no_source_is_refused(app: Flask, source: Any) -> None:
         ({"heartbeat_interval": -1}, ConfigurationError, "LLMSTREAM_HEARTBEAT_INTERVAL is -1"),
         ({"on_disconnect": "ignore"}, ConfigurationError, "'cancel', 'detach' or a number"),
         ({"padding": "2k"}, ConfigurationError, "LLMSTREAM_PADDING is '2k'"),
+        ({"max_bytes": 1.5}, ConfigurationError, "LLMSTREAM_MAX_BYTES is 1.5, expected a number of bytes"),
         ({"max_duration": "1h"}, ConfigurationError, "LLMSTREAM_MAX_DURATION is '1h'"),
         ({"no_such_option": 1}, TypeError, "no_such_option"),
     ],
@@ -429,15 +510,24 @@ def test_source_that_is_no_source_is_refused(app: Flask, source: Any) -> None:
 def test_option_that_cannot_be_is_refused_and_nothing_starts(
     app: Flask, options: Any, error: Any, message: str
 ) -> None:
-    started: List[str] = []
+    class Source:
+        """Has a connection, maybe; and is not asked."""
 
-    def source() -> Iterator[str]:
-        started.append("source")
-        yield "a"
+        closed = 0
 
+        def __iter__(self) -> Iterator[str]:
+            return self
+
+        def __next__(self) -> str:
+            raise AssertionError("started")
+
+        def close(self) -> None:
+            self.closed += 1
+
+    source = Source()
     with app.test_request_context(), pytest.raises(error, match=message):
-        stream_response(source(), **options)
-    assert started == []
+        stream_response(source, **options)
+    assert source.closed
 
 
 def test_stream_outside_of_an_app_says_so() -> None:

@@ -14,6 +14,8 @@ import time
 from typing import Any, Callable, Dict, Iterator, List, Optional, Set, Tuple
 from urllib.parse import urlencode
 
+from untraced import untraced_threads
+
 from flask_llmstream.client import StreamClient
 from flask_llmstream.sansio.events import Event
 from flask_llmstream.sansio.sse import SSEDecoder
@@ -202,7 +204,7 @@ def event_source(
 
 
 def stream_client(
-    url: str, reader: str, headers: Optional[Dict[str, str]] = None, post: bool = True, retries: int = 60
+    url: str, reader: str, headers: Optional[Dict[str, str]] = None, post: bool = True, retries: int = 200
 ) -> Tuple[str, StreamClient]:
     """Read a stream with our client, which comes back by itself; return the text and the client."""
     client = StreamClient(
@@ -231,8 +233,9 @@ def together(functions: List[Callable[[], Any]], timeout: float = 90.0) -> List[
             results[number] = error
 
     threads = [threading.Thread(target=run, args=(number,), daemon=True) for number in range(len(functions))]
-    for thread in threads:
-        thread.start()
+    with untraced_threads():
+        for thread in threads:
+            thread.start()
     deadline = time.monotonic() + timeout
     for thread in threads:
         thread.join(max(0.0, deadline - time.monotonic()))

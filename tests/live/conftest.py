@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import sys
 from pathlib import Path
-from typing import Any, Callable, Iterator, List, Sequence
+from typing import Any, Callable, Iterator, Sequence
 
 import pytest
 from coming_back import script_for
@@ -16,8 +16,9 @@ sys.path.append(str(Path(__file__).resolve().parent.parent / "eventlog"))
 
 from redis_servers import Server as RedisServer  # noqa: E402
 
-#: Lines for the end of the test run.
-_figures: List[str] = []
+#: Under which name a test keeps its lines for the end of the run; its report brings them along, also from
+#: another process (pytest -n).
+_FIGURE = "figure"
 
 Measured = Callable[..., None]
 
@@ -29,9 +30,10 @@ def measured(request: pytest.FixtureRequest) -> Measured:
     def show(what: str, seconds: Sequence[float]) -> None:
         ordered = sorted(1000 * each for each in seconds)
         p99 = ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))]
-        _figures.append(
-            f"{request.node.name}: {what}: p50 {statistics.median(ordered):.1f} ms,"
-            f" p99 {p99:.1f} ms, max {ordered[-1]:.1f} ms (n={len(ordered)})"
+        _keep(
+            request,
+            f"{what}: p50 {statistics.median(ordered):.1f} ms,"
+            f" p99 {p99:.1f} ms, max {ordered[-1]:.1f} ms (n={len(ordered)})",
         )
 
     return show
@@ -40,13 +42,19 @@ def measured(request: pytest.FixtureRequest) -> Measured:
 @pytest.fixture
 def noticed(request: pytest.FixtureRequest) -> Callable[[str], None]:
     """Return a function that has a line shown at the end of the run."""
-    return lambda text: _figures.append(f"{request.node.name}: {text}")
+    return lambda text: _keep(request, text)
+
+
+def _keep(request: pytest.FixtureRequest, text: str) -> None:
+    request.node.user_properties.append((_FIGURE, f"{request.node.name}: {text}"))
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    if _figures:
+    reports = [*terminalreporter.getreports("passed"), *terminalreporter.getreports("failed")]
+    lines = [text for each in reports for name, text in each.user_properties if name == _FIGURE]
+    if lines:
         terminalreporter.section("measured")
-        for line in _figures:
+        for line in lines:
             terminalreporter.write_line(line)
 
 

@@ -13,6 +13,7 @@ from typing import Callable, List
 
 import pytest
 from asking import APPS, UNTRACED, ask, events_of, text_of
+from untraced import untraced_threads
 
 from flask_llmstream.testing import LiveServer, gunicorn_server, read_stream, send_request, wait_until
 
@@ -37,8 +38,9 @@ class Clients:
 
     def run(self, timeout: float) -> None:
         deadline = time.monotonic() + timeout
-        for thread in self._threads:
-            thread.start()
+        with untraced_threads():
+            for thread in self._threads:
+                thread.start()
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
         assert not any(thread.is_alive() for thread in self._threads), (self.done, self.faults[:5])
@@ -123,7 +125,10 @@ def check(worker: str, total: int, at_once: int, noticed: Callable[[str], None])
 
         def is_idle() -> bool:
             counts = ask(server, "/counts")
-            return not any(counts[each] for each in ("streams", "bound", "running", "watched"))
+            if any(counts[each] for each in ("streams", "bound", "running", "watched")):
+                return False
+            second = ask(server, "/canaries")  # is no stream, and comes when one is over
+            return bool(second["begun"] == second["ended"])
 
         wait_until(is_idle, 20.0, lambda: f"what is left over: {ask(server, '/counts')}")
         totals = ask(server, "/totals")

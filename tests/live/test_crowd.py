@@ -50,19 +50,15 @@ def leave(readers: Dict[str, StreamReader]) -> Dict[str, float]:
     return left_at
 
 
-def counts_like(server: LiveServer, wanted: Dict[str, int]) -> Dict[str, int]:
-    """Return the worker's counts, once they are those *wanted*, or as they are in the end."""
+def wait_for_counts(server: LiveServer, most: Dict[str, int]) -> None:
+    """Wait until none of the worker's counts is above *most*."""
     found: Dict[str, int] = {}
 
     def look() -> bool:
         found.update(ask(server, "/counts"))
-        return found == wanted
+        return all(found[name] <= most[name] for name in found)
 
-    try:
-        wait_until(look, 10.0)
-    except AssertionError:
-        pass
-    return found
+    wait_until(look, 10.0, lambda: f"{found} to be like {most}")
 
 
 def test_thousand_clients_that_leave_at_once_leave_nothing_behind(
@@ -76,7 +72,8 @@ def test_thousand_clients_that_leave_at_once_leave_nothing_behind(
             upstream.wait_closed()
             idle = {"streams": 0, "bound": 0, "running": 0, "watched": 0, "ticking": 0}
             wait_until(lambda: idle.items() <= ask(server, "/counts").items(), 10.0, "the warm-up's end")
-            before = ask(server, "/counts")
+            # The connection of who has asked before may still be there.
+            before = min((ask(server, "/counts") for _ in range(5)), key=lambda counts: counts["fds"])
 
             readers = join(server, upstream, CROWD)
             during = ask(server, "/counts")
@@ -93,7 +90,8 @@ def test_thousand_clients_that_leave_at_once_leave_nothing_behind(
                 key = exchange.json["messages"][0]["content"]
                 assert exchange.peer.closed_by == "peer"
                 latencies.append((exchange.closed_at or 0.0) - left_at[key])
-            assert counts_like(server, before) == before
+            # A greenlet counts as a thread, too, when it has logged something, and some of them last.
+            wait_for_counts(server, dict(before, threads=before["threads"] + before["greenlets"]))
         totals = ask(server, "/totals")
         assert totals["odd"] == {}
         assert totals["started"] == CROWD + 50

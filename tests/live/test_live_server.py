@@ -53,8 +53,9 @@ def test_stream_is_read_chunk_by_chunk_as_it_arrives(server: LiveServer) -> None
     pairs = list(answer)
     answer.close()
     assert [data for _, data in pairs] == [b"data: %d\n\n" % number for number in range(5)]
-    # 0.4 s lie between the first and the last write; a reader that buffers would show none of it.
-    assert pairs[-1][0] - pairs[0][0] >= 0.35
+    # 0.4 s lie between the first and the last write; a reader that buffers would show none of it, and one
+    # that the machine keeps waiting shows less.
+    assert pairs[-1][0] - pairs[0][0] >= 0.1
     assert answer.complete
 
 
@@ -113,7 +114,8 @@ def test_stop_leaves_no_process(worker: str) -> None:
         assert server in running_servers()
     assert server.process.returncode == 0
     assert server not in running_servers()
-    assert not any(is_alive(pid) for pid in [server.pid, *pids])
+    # One that took too long was killed, and that takes a moment.
+    wait_until(lambda: not any(is_alive(pid) for pid in [server.pid, *pids]), 5, "them to be gone")
     with pytest.raises(ConnectionRefusedError):
         server.connect()
 
@@ -207,9 +209,12 @@ def test_coverage_of_workers_is_written(tmp_path: Path) -> None:
     )
     # The second one is what measures this very test run; it would win.
     variables = {"COVERAGE_PROCESS_START": str(settings), "COVERAGE_PROCESS_CONFIG": None}
-    with gunicorn_server(PLAIN, env=variables) as server:
-        with server.request("/ticks?count=2&pause=0") as answer:
-            answer.read()
+    # Time enough to write it also where the machine is busy: it is not waited for.
+    with gunicorn_server(PLAIN, env=variables, config_lines="graceful_timeout = 20") as server:
+        # Left open, as a browser does.
+        answer = server.request("/ticks?count=2&pause=0")
+        answer.read()
+    answer.close()
     environment = {key: value for key, value in os.environ.items() if not key.startswith("COV")}
     for action in ("combine", "report"):
         done = subprocess.run(

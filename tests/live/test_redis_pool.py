@@ -185,7 +185,7 @@ def test_without_protection_a_careless_client_answers_the_wrong_request(
     """The control: what the other tests look for does happen, and is seen."""
     with app_server(redis_port, "gevent", careless_redis, unprotected=True) as server:
         assert digest(server, "small:0")["version"] == CARELESS
-        leave(server, "/stream/blpop/big:0?seconds=1", 0.1, "reset")
+        leave(server, "/stream/blpop/big:0?seconds=2", 0.1, "reset")
         found = digest(server, "small:0")["sha256"]
         assert found != digests["small:0"]
         chance = random.Random(1)
@@ -233,15 +233,15 @@ def test_long_wait_is_broken_off_and_its_connection_not_used_again(
 ) -> None:
     """A command that blocks a greenlet for a minute is not waited for."""
     ended = digest(server, "small:1")["ended"].get("big:1", 0)
+    begun = time.monotonic()  # not behind it, when some of what is waited may be over
     leave(server, f"/stream/{command}/big:1?seconds=60", 0.1, "reset")
-    begun = time.monotonic()
     assert digest(server, "small:1")["sha256"] == digests["small:1"]
     waited = time.monotonic() - begun
     found = digest(server, "big:1")
     assert found["sha256"] == digests["big:1"]
     assert found["ended"]["big:1"] == ended + 1
     print(f"{command}: free after {waited:.2f} s")
-    assert 1.5 < waited < 5
+    assert 1.5 < waited < 10
 
 
 @pytest.mark.parametrize("server", ["gthread-careless"], indirect=True)

@@ -7,6 +7,7 @@ import importlib.util
 import json
 import random
 import statistics
+import threading
 import time
 from functools import partial
 from typing import Any, Callable, Dict, Iterator, List
@@ -22,6 +23,7 @@ from flask_llmstream.testing.upstreams import (
     delay_headers,
     done,
     headers,
+    hold,
     raw,
     silence,
     status,
@@ -78,10 +80,15 @@ def test_heartbeats_stand_between_events_only(server: LiveServer) -> None:
     whole = b'data: {"a": 1}\n\n'
     half = b'data: {"b": "' + b"x" * 70000  # more than is held back
     rest = b'"}\n\n'
-    script = [raw(whole), wait(0.1), raw(half), wait(0.1), raw(rest), wait(0.1)]
+    more, over = threading.Event(), threading.Event()
+    script = [raw(whole), hold(more), raw(half), wait(0.1), raw(rest), hold(over)]
     with ScriptedUpstream(script) as upstream:
         with leaving(start(server, upstream, new_key(), heartbeat_interval=0.01)) as reader:
-            body = reader.read()
+            parts = reader.read_until(b"}\n\n" + HEARTBEAT)
+            more.set()
+            parts += reader.read_until(b"}\n\n" + HEARTBEAT)
+            over.set()
+            body = b"".join(data for _, data in parts) + reader.read()
     assert half + rest in body, "nothing stands inside an event"
     first, last = body.split(half + rest)
     assert first.startswith(whole) and len(first) > len(whole) and len(last) > 0
@@ -89,13 +96,18 @@ def test_heartbeats_stand_between_events_only(server: LiveServer) -> None:
 
 
 def test_silent_provider_is_waited_for_with_comments(server: LiveServer) -> None:
-    with ScriptedUpstream([wait(0.6), tokens("a"), done()]) as upstream:
-        with leaving(start(server, upstream, new_key(), heartbeat_interval=0.1)) as reader:
-            body = reader.read()
+    flag = threading.Event()
+    with ScriptedUpstream([hold(flag), tokens("a"), done()]) as upstream:
+        options = {"heartbeat_interval": 0.1, "status_hold": 0.2}
+        with leaving(start(server, upstream, new_key(), **options)) as reader:
+            body = b"".join(data for _, data in reader.read_until(HEARTBEAT))
+            flag.set()
+            body += reader.read()
     assert body.startswith(b": open\n: hb\n")
     assert [event.data for event in events_of(body)][-1] == "[DONE]"
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("way", ["requests", "opened", HTTPX])
 def test_client_that_leaves_closes_the_provider(
     server: LiveServer, way: str, measured: Callable[..., None]

@@ -102,6 +102,17 @@ def test_a_lost_log_ends_no_stream(
                 # A locked file can be read.
                 assert refused.status == (200 if kind == "sqlite" else 503)
                 assert kind == "sqlite" or "retry-after" in refused.headers
+            if kind == "redis":
+                # As an EventSource asks, which would take 503 for the end.
+                heads = {"Accept": "text/event-stream", "Last-Event-ID": last_id(data)}
+                for path in (place, chat(model)):
+                    with server.request(path, headers=heads, timeout=20) as asked:
+                        assert asked.status == 200
+                        body = asked.read()
+                    (event,) = events_of(body)
+                    assert (event.event, event.id) == ("stream", last_id(data))
+                    assert body.startswith(b"event: stream\n") and b"\nretry: 2000\n" in body
+                    assert json.loads(event.data) == {"url": place}
             data += reader.read()
             assert reader.complete
             reader.close()
@@ -119,6 +130,7 @@ def test_a_lost_log_ends_no_stream(
         assert end_of(events_of(rest))[1]["reason"] == "stop"
 
 
+@pytest.mark.timing
 @pytest.mark.slow
 def test_redis_is_restarted_under_a_run_of_readers(
     talker: ScriptedUpstream, lasting_redis: RedisServer, noticed: Callable[[str], None]
@@ -155,6 +167,7 @@ def test_redis_is_restarted_under_a_run_of_readers(
         assert all(exact)
 
 
+@pytest.mark.timing
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sqlite", "redis"])
 def test_two_servers_behind_nginx_one_is_restarted_and_one_is_killed(
@@ -168,15 +181,11 @@ def test_two_servers_behind_nginx_one_is_restarted_and_one_is_killed(
     with contextlib.ExitStack() as stack:
 
         def start(number: int) -> Any:
-            life = contextlib.ExitStack()
-            stack.callback(life.close)
-            server = life.enter_context(serving(
+            return stack.enter_context(serving(
                 talker, log, 2, config_lines=f"bind = '127.0.0.1:{ports[number]}'\ngraceful_timeout = 14"
             ))
-            return server, life
 
-        first, first_running = start(0)
-        second, _ = start(1)
+        first, second = start(0), start(1)
         url = stack.enter_context(nginx_before(tmp_path, ports))
 
         def read(number: int) -> Tuple[str, str]:
@@ -195,7 +204,7 @@ def test_two_servers_behind_nginx_one_is_restarted_and_one_is_killed(
 
         def disturb() -> Tuple[str, str]:
             time.sleep(2.0)
-            with in_background(first_running.close):  # SIGTERM, and wait for what runs
+            with in_background(first.stop):  # SIGTERM, and wait for what runs
                 time.sleep(1.0)
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(second.pid, signal.SIGKILL)
@@ -229,6 +238,7 @@ def cpu_of(pids: List[int]) -> float:
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
+@pytest.mark.timing
 @pytest.mark.slow
 def test_a_thousand_followers_cost_what_a_thousand_streams_cost(
     talker: ScriptedUpstream, log_urls: Callable[[str], str], noticed: Callable[[str], None]

@@ -80,8 +80,8 @@ def check(seconds: float, hold: float, heard: Heard, noticed: Callable[[str], No
         f"status_hold={hold:g}: head after {1000 * opened:.1f} ms, {len(comments)} comments in"
         f" {seconds} s, gaps of {min(gaps):.3f} to {max(gaps):.3f} s"
     )
-    assert hold <= opened < hold + 1.0
-    assert comments[0] - head_at < 1.0, "the head came without the opening comment"
+    assert hold <= opened < hold + 3.0
+    assert comments[0] - head_at < 3.0, "the head came without the opening comment"
     assert 0.85 <= statistics.median(gaps) <= 1.3 and max(gaps) < 3.0
     assert (seconds - hold) * 0.7 <= len(comments) <= last_at - head_at + 1.5
     said: List[str] = []
@@ -92,6 +92,7 @@ def check(seconds: float, hold: float, heard: Heard, noticed: Callable[[str], No
     assert body.count(b"\n\n") == 2, "a blank line after a comment upsets some clients"
 
 
+@pytest.mark.timing
 def test_first_bytes_come_at_once_without_a_hold(
     server: LiveServer, measured: Callable[..., None]
 ) -> None:
@@ -119,11 +120,11 @@ def test_item_within_the_hold_needs_no_comment(server: LiveServer) -> None:
 def test_heartbeats_do_not_wait_for_the_end_of_a_long_hold(server: LiveServer) -> None:
     """A stream that was opened by its first item is not looked at when its hold would have ended."""
     options = {"heartbeat_interval": 0.5, "status_hold": 30}
-    reader = produce(server, "lone", new_key(), options, count=2, pause=2)
+    reader = produce(server, "lone", new_key(), options, count=2, pause=4)
     with leaving(reader):
         started_at = time.monotonic()
         reader.read_until(b": hb\n")
-        assert time.monotonic() - started_at < 1.9
+        assert time.monotonic() - started_at < 3.9
         assert reader.read().endswith(b'"usage":null}\n\n')
 
 

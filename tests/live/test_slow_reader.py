@@ -74,12 +74,23 @@ class Pace(NamedTuple):
     duration: float
     #: Median time between two items.
     gap: float
-    #: Heartbeats that a quiet stream got in a second, the least of several.
+    #: Heartbeats that a quiet stream got in a second in which the machine ran, the least of several.
     heartbeats: float
 
 
 def measure(server: LiveServer) -> Pace:
     """Run streams that keep a pace beside whatever else is going on."""
+    over = threading.Event()
+    #: When the machine did not let even a thread go on that only sleeps: from, to.
+    stalls: List[Tuple[float, float]] = []
+
+    def watch() -> None:
+        while not over.is_set():
+            due = time.monotonic() + 0.01
+            time.sleep(0.01)
+            now = time.monotonic()
+            if now - due > 0.05:
+                stalls.append((due, now))
 
     def steady(_: int) -> Tuple[float, List[float]]:
         reader = server.request(f"/steady?count={ITEMS}&pause={PAUSE}", 20.0)
@@ -88,23 +99,32 @@ def measure(server: LiveServer) -> Pace:
         assert len(arrived) == ITEMS and reader.complete
         return arrived[-1] - arrived[0], [late - early for early, late in zip(arrived, arrived[1:])]
 
-    def quiet(_: int) -> float:
+    def quiet(_: int) -> Tuple[int, float, float]:
         with contextlib.closing(server.connect()) as sock:
             sock.sendall(request_bytes("/quiet?seconds=0.8"))
             begun = time.monotonic()
             events = parse_events(parse_answer(read_all(sock)).body)
         assert events.text == "end"
-        return events.heartbeats / (time.monotonic() - begun)
+        return events.heartbeats, begun, time.monotonic()
 
-    with ThreadPoolExecutor(6) as pool:
-        quiets = [pool.submit(quiet, number) for number in range(3)]
-        steadies = [pool.submit(steady, number).result for number in range(3)]
-        ran = [result() for result in steadies]
-        return Pace(
-            max(duration for duration, _ in ran),
-            statistics.median(gap for _, gaps in ran for gap in gaps),
-            min(each.result() for each in quiets),
-        )
+    def a_second(beats: int, begun: float, ended: float) -> float:
+        lost = sum(max(0.0, min(ended, to) - max(begun, since)) for since, to in stalls)
+        return beats / max(0.1, ended - begun - lost)
+
+    with ThreadPoolExecutor(7) as pool:
+        try:
+            pool.submit(watch)
+            quiets = [pool.submit(quiet, number) for number in range(3)]
+            steadies = [pool.submit(steady, number).result for number in range(3)]
+            ran = [result() for result in steadies]
+            beats = [each.result() for each in quiets]
+        finally:
+            over.set()
+    return Pace(
+        max(duration for duration, _ in ran),
+        statistics.median(gap for _, gaps in ran for gap in gaps),
+        min(a_second(*each) for each in beats),
+    )
 
 
 def settled(server: LiveServer, *names: str) -> List[int]:
@@ -143,6 +163,7 @@ def dripping(socks: List[socket.socket]) -> Iterator[None]:
         thread.join()
 
 
+@pytest.mark.timing
 def test_others_keep_their_pace_and_heartbeats(server: LiveServer) -> None:
     """However a stream came to wait for its reader, nobody waits with it."""
     alone = measure(server)
@@ -220,12 +241,12 @@ def test_upstream_of_a_waiting_reader_is_held_back(server: LiveServer) -> None:
         memory = reset_peak(worker)
         with waiting_readers(server, [path + "endless"] * 3):
             upstream.wait_for(lambda each: each.requests == 3)
-            sent = [-1]
+            sent = [-1, -1, -1]
 
             def stands_still() -> bool:
-                before, sent[0] = sent[0], sum(each.bytes_sent for each in upstream.exchanges)
-                time.sleep(0.3)
-                return before == sent[0] > 0
+                sent.insert(0, sum(each.bytes_sent for each in upstream.exchanges))
+                time.sleep(0.2)
+                return sent[2] == sent[1] == sent[0] > 0  # twice: once may be a stall of the machine
 
             wait_until(stands_still, 15.0, lambda: f"the upstreams to be held back, at {sent[0]} bytes")
             with ThreadPoolExecutor(4) as pool:
@@ -241,7 +262,7 @@ def test_upstream_of_a_waiting_reader_is_held_back(server: LiveServer) -> None:
         f"held back at {sent[0] / 3 / 2**20:.2f} MiB each, closed {1000 * (closed_at - left_at):.0f} ms"
         f" after its reader left, memory {peak_growth(worker, memory) / 2**20:.1f} MiB"
     )
-    assert closed_at - left_at < 1.0
+    assert closed_at - left_at < 4.0
 
 
 def _receive(server: LiveServer, path: str) -> Events:

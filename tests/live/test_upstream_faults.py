@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import socket
+import threading
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, NamedTuple, Optional
 
@@ -17,6 +19,7 @@ from flask_llmstream.testing.upstreams import (
     Exchange,
     Script,
     ScriptedUpstream,
+    Step,
     chunk,
     close_delimited,
     cut,
@@ -87,7 +90,8 @@ BREAKS: Dict[str, Fault] = {
     "ends-without-done": Fault([], 0, "upstream_interrupted", True),
     "close-delimited-ends": Fault([cut()], 0, "upstream_interrupted", True),
     "short-content-length": Fault([cut()], 0, "upstream_interrupted", True),
-    "goes-silent": Fault([silence()], 0, "upstream_timeout", True, timeout=0.2),
+    # Time enough for the two tokens in any case.
+    "goes-silent": Fault([silence()], 0, "upstream_timeout", True, timeout=0.6),
     "invalid-utf8": Fault([invalid_utf8(), done()], 0, "upstream_invalid", False),
     "invalid-json": Fault([raw(b'data: {"choices": [}\n\n'), done()], 0, "upstream_invalid", False),
     "json-of-another-shape": Fault([raw(b'data: ["sk-live"]\n\n'), done()], 0, "upstream_invalid", False),
@@ -108,13 +112,22 @@ FRAMING: Dict[str, Script] = {
 }
 
 
+#: Set when the client has the opening of its stream.
+opened = threading.Event()
+
+
+async def _until_opened(answer: Any) -> None:
+    while not opened.is_set():
+        await asyncio.sleep(0.002)
+
+
 def script_of(exchange: Exchange) -> Script:
     """Play the script that the request names as its model."""
     name, _, late = exchange.json["model"].partition("+")
     if name in BREAKS:
         return [*FRAMING.get(name, []), tokens("Hel", "lo"), *BREAKS[name].script]
     if name in REFUSALS:
-        return [*([delay_headers(0.1)] if late else []), *REFUSALS[name].script]
+        return [*([Step("until opened", _until_opened)] if late else []), *REFUSALS[name].script]
     return [tokens("Good", " morning"), done()]
 
 
@@ -138,12 +151,19 @@ Ask = Callable[..., Answer]
 def ask(server: LiveServer, upstream: ScriptedUpstream) -> Ask:
     """Return a function that makes one request; whatever comes must be whole and hold no secret."""
 
-    def ask(path: str, base_url: str = "", **query: Any) -> Answer:
+    def ask(path: str, base_url: str = "", late: bool = False, **query: Any) -> Answer:
         query["upstream"] = base_url or upstream.url
         target = path + "?" + "&".join(f"{name}={value}" for name, value in query.items())
         with contextlib.closing(server.connect()) as sock:
+            opened.clear()
             sock.sendall(request_bytes(target))
-            received = read_all(sock, 20.0)
+            received = b""
+            while late and b": open\n" not in received:
+                piece = sock.recv(65536)
+                assert piece, received
+                received += piece
+            opened.set()
+            received += read_all(sock, 20.0)
         for secret in SECRETS:
             assert secret not in received
         answer = parse_answer(received)
@@ -192,7 +212,7 @@ def test_upstream_failing_before_first_token_becomes_a_status(ask: Ask, name: st
 @pytest.mark.parametrize("name", sorted(REFUSALS))
 def test_upstream_failing_after_the_hold_becomes_one_event(ask: Ask, name: str) -> None:
     fault = REFUSALS[name]
-    answer = ask(f"/chat/{name}+late", hold=0.02, timeout=fault.timeout + 0.1)
+    answer = ask(f"/chat/{name}+late", late=True, hold=0.02, timeout=fault.timeout + 0.4)
     assert answer.status == 200
     assert answer.headers["content-type"].startswith("text/event-stream")
     assert "retry-after" not in answer.headers

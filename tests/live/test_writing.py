@@ -27,6 +27,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[LiveServer]:
         yield server
 
 
+@pytest.mark.timing
 def test_lone_token_is_never_delayed(server: LiveServer, measured: Callable[..., None]) -> None:
     """Each token says when it was yielded; the next one takes its time."""
     for count, pause in [(3, 1.0), (50, 0.02)]:
@@ -65,6 +66,7 @@ def test_burst_of_an_upstream_leaves_in_few_writes(
     assert len(pieces) <= 64
 
 
+@pytest.mark.timing
 @pytest.mark.slow
 def test_generator_that_never_blocks_starves_nobody(
     server: LiveServer, measured: Callable[..., None], noticed: Callable[[str], None]
@@ -107,6 +109,7 @@ def test_generator_that_never_blocks_starves_nobody(
     assert statistics.median(waits) < 0.25 and max(waits) < took / 2
 
 
+@pytest.mark.timing
 def test_generator_that_never_blocks_and_says_nothing_starves_nobody(
     server: LiveServer, measured: Callable[..., None]
 ) -> None:
@@ -118,7 +121,7 @@ def test_generator_that_never_blocks_and_says_nothing_starves_nobody(
             assert read_stream(other).read() == b"pong"
             waits.append(time.monotonic() - asked_at)
     measured("wait of another request meanwhile", waits)
-    assert len(waits) > 3 and max(waits) < 1.0
+    assert len(waits) > 3 and max(waits) < 1.4  # it lasts 1.5 s; that much is not a stall of the machine
 
 
 class leaving_later:
@@ -153,11 +156,11 @@ def arrival(server: LiveServer, name: str, marker: bytes, **options: object) -> 
 
 
 def test_what_is_sent_leaves_at_once(server: LiveServer) -> None:
-    assert arrival(server, "sending", b"first ") < 1.0
+    assert arrival(server, "sending", b"first ") < 1.8
 
 
 def test_what_is_flushed_leaves_at_once(server: LiveServer) -> None:
-    assert arrival(server, "flushing", b"half a li", chunk="line", max_delay=30) < 1.0
+    assert arrival(server, "flushing", b"half a li", chunk="line", max_delay=30) < 1.8
 
 
 def test_held_text_leaves_after_max_delay_while_the_generator_blocks(server: LiveServer) -> None:

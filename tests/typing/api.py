@@ -21,6 +21,7 @@ from flask_llmstream import (
     Usage,
     current_stream,
     multiplex,
+    resume_response,
     stream,
     stream_response,
 )
@@ -63,6 +64,12 @@ def with_options() -> Iterator[str]:
 @app.route("/response")
 def response() -> ResponseReturnValue:
     answer: ResponseReturnValue = stream_response(openai_chat("model", []), headers={"X-Name": "value"})
+    return answer
+
+
+@app.route("/running/<chat>")
+def running(chat: str) -> ResponseReturnValue:
+    answer: ResponseReturnValue = resume_response(chat, format="ai-sdk", format_options={"version": 7})
     return answer
 
 

@@ -165,9 +165,9 @@ def test_faults_inside_the_answer(either, fault, code):
 
 
 def test_silence_inside_the_answer(upstream, post, openai):
-    _, error = failure(post(tokens("a"), silence(), timeout=0.2))
+    _, error = failure(post(tokens("a"), silence(), timeout=0.8))
     assert isinstance(error, UpstreamTimeout)
-    client = openai.OpenAI(base_url=upstream.url, api_key="none", timeout=0.2, max_retries=0)
+    client = openai.OpenAI(base_url=upstream.url, api_key="none", timeout=0.8, max_retries=0)
     _, error = failure(adapt(client.chat.completions.create(**BODY)))
     assert isinstance(error, UpstreamTimeout)
     client.close()
@@ -226,7 +226,7 @@ def test_text_comes_as_it_is_sent(post):
     ],
 )
 def test_faults_inside_a_text(post, end, code):
-    received, error = failure(post(PLAIN, raw(b"a"), wait(0.05), *end, timeout=0.3))
+    received, error = failure(post(PLAIN, raw(b"a"), wait(0.05), *end, timeout=0.8))
     assert received == [TextDelta("a")]
     assert error.code == code
 

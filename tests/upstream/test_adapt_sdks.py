@@ -66,7 +66,7 @@ def test_faults_of_a_response_of_httpx(upstream):
 
     error = failure(*speak("anthropic", "a", "b", wait(0.05), cut()))
     assert isinstance(error, UpstreamInterrupted) and error.deltas_sent == 2
-    assert failure(*speak("ollama", "a", silence()), timeout=0.3).code == "upstream_timeout"
+    assert failure(*speak("ollama", "a", silence()), timeout=0.8).code == "upstream_timeout"
     said = {"error": {"message": f"cannot read: {MESSAGES[0]['content']}"}}
     error = failure(status(429, json=said, headers={"Retry-After": "3"}))
     assert (error.code, error.retry_after) == ("upstream_rate_limited", 3.0)

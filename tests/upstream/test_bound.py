@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+from collections import deque
 
 import pytest
 
@@ -16,6 +17,7 @@ from flask_llmstream.runtime import current_runtime
 from flask_llmstream.sansio.events import TextDelta
 from flask_llmstream.testing.upstreams import cut, delay_headers, done, silence, tokens
 from flask_llmstream.upstream import adapt
+from flask_llmstream.upstream.base import DeltaSource
 from flask_llmstream.upstream.sockets import sever
 
 
@@ -118,6 +120,7 @@ GEVENT = textwrap.dedent(
     monkey.patch_all()
     import json, sys, time
     import gevent
+    import gevent.os
     from flask_llmstream.exceptions import StreamCancelled
     from flask_llmstream.upstream import adapt, openai_chat
     from flask_llmstream.upstream.sockets import find_socket, sever
@@ -146,9 +149,10 @@ GEVENT = textwrap.dedent(
             noted.append(type(exc).__name__)
 
     greenlet = gevent.spawn(consume)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 100  # a busy machine takes long to import an SDK
     while len(noted) < (1 if how == "waiting" else 4) and time.monotonic() < deadline:
         gevent.sleep(0.01)
+    gevent.os.tp_read(0, 1)  # until the request has come: what comes before that is not to be cut short
     gevent.sleep(0.2)  # until it blocks, in a read or in the wait for the status
     source = noted.pop(0)
     if how == "close":
@@ -187,8 +191,11 @@ def test_on_gevent(upstream, how, script, expected):
         [sys.executable, "-c", GEVENT, upstream.url, how],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        bufsize=0,
     )
     try:
+        upstream.wait_for(lambda upstream: upstream.requests, 100)
+        process.stdin.write(b"x")
         line = process.stdout.readline()
         assert line, process.wait(10)
         noted, ended, closed = json.loads(line)
@@ -199,3 +206,52 @@ def test_on_gevent(upstream, how, script, expected):
     finally:
         process.communicate(b"\n", timeout=10)
     assert process.returncode == 0
+
+
+def in_another_thread(function):
+    thread = threading.Thread(target=function)
+    thread.start()
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+class Opened(DeltaSource):
+    """Says whether it is open."""
+
+    is_open = False
+
+    def _pull(self):
+        self.is_open = True
+        self._add([TextDelta("a")])
+
+    def _let_go(self):
+        self.is_open = False
+
+
+def test_what_is_closed_by_another_thread_while_it_opens_is_closed():
+    class Closed(Opened):
+        @property
+        def _ended(self):  # is asked for behind whether it is closed
+            if not self._closed:
+                in_another_thread(self.close)
+            return False
+
+        @_ended.setter
+        def _ended(self, value):
+            pass
+
+    source = Closed()
+    assert list(source) == [] and source.closed
+    assert not source.is_open
+
+
+def test_what_is_closed_by_another_thread_while_it_hands_out_has_ended():
+    class Pending(deque):
+        def popleft(self):
+            if self:
+                in_another_thread(source.close)
+            return super().popleft()
+
+    source = Opened()
+    source._pending = Pending()
+    assert list(source) == [] and not source.is_open

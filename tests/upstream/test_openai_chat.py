@@ -228,7 +228,7 @@ def test_a_server_that_keeps_the_body_open_after_done_is_not_waited_for(ask, ups
     call = ask(tokens("a"), done(), silence())
     started = time.monotonic()
     assert texts(call) == "a"
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 10
     upstream.wait_closed()
 
 
@@ -337,8 +337,9 @@ def test_ways_to_say_a_timeout(ask, timeout):
 
 def test_the_read_timeout_counts_from_byte_to_byte(ask):
     """An answer may take longer than the timeout, as long as it goes on; comments count."""
-    script = [tokens("a"), wait(0.25), raw(b": hb\n"), wait(0.25), tokens("b"), done()]
-    assert texts(ask(*script, timeout=(5, 0.4))) == "ab"
+    # Each pause is much shorter, so that one on a busy machine is so, too; all together are longer.
+    script = [tokens("a"), *[wait(0.2), raw(b": hb\n")] * 5, tokens("b"), done()]
+    assert texts(ask(*script, timeout=(5, 0.9))) == "ab"
 
 
 def test_close_while_reading_ends_the_call(ask, upstream):

@@ -6,12 +6,12 @@ import json
 import socket
 import subprocess
 import sys
-import time
 import traceback
 
 import pytest
 import requests
 import urllib3
+from costs import costs_at_most
 
 from flask_llmstream.exceptions import UpstreamError, UpstreamInterrupted, UpstreamTimeout
 from flask_llmstream.sansio.events import TextDelta
@@ -216,7 +216,8 @@ def test_silence_before_the_status(ask, upstream):
 
 @pytest.mark.parametrize("start", [[], [close_delimited]], ids=["chunked", "close-delimited"])
 def test_silence_inside_the_answer(ask, upstream, start):
-    received, error = failure(ask(*start, tokens("a", "b"), silence(), timeout=(5, 0.1)))
+    # Long enough for the tokens to come in time on a machine that is busy.
+    received, error = failure(ask(*start, tokens("a", "b"), silence(), timeout=(5, 0.5)))
     assert received == [TextDelta("a"), TextDelta("b")]
     assert isinstance(error, UpstreamTimeout)
     assert "went silent" in str(error)
@@ -388,9 +389,7 @@ def test_scrub(text, sent, expected):
 def test_scrubbing_is_not_a_way_to_stop_a_worker():
     """A long conversation, a long message: milliseconds."""
     sent = [("lorem ipsum dolor sit amet " * 400)[i:] for i in range(100)]
-    started = time.process_time()
-    scrub("y" * 8192, sent)
-    assert time.process_time() - started < 2
+    print(f"{costs_at_most(2, lambda: scrub('y' * 8192, sent)) * 1e3:.1f} ms")
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from typing import Any
+from typing import Any, Iterator
 
 from flask import Flask, request
 
@@ -25,6 +25,30 @@ def chat() -> Any:
     number = request.args.get("number", "0")
     answer = openai_chat("any", [{"role": "user", "content": number}], base_url=request.args["url"])
     return stream_response(answer, resumable=True)
+
+
+@app.route("/echo/<how>", methods=["POST"])
+def echo(how: str) -> Any:
+    """Say what was sent; it is read in one of the ways in which views read, mostly when it is late."""
+    early = request.files["a"].read().decode() if how == "eager" else ""
+
+    def read() -> Iterator[str]:
+        if how == "json":
+            yield request.get_json()["text"]
+        elif how == "eager":
+            yield early
+        elif how == "form":
+            yield request.form["text"]
+            for name in request.files:
+                yield request.files[name].read().decode()
+        elif how == "data":
+            yield request.get_data(as_text=True)
+        elif how == "length":
+            yield str(len(request.stream.read()))
+        else:
+            yield request.stream.read().decode()
+
+    return stream_response(read(), resumable=True)
 
 
 @app.route("/plain")

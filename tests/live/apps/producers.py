@@ -43,11 +43,20 @@ def produce(name: str) -> Any:
         note = note_of(request.args["key"])
         note.id = response.llmstream.id
         response.llmstream.on_end(note.end)
-    time.sleep(float(request.args.get("delay", 0)))
+    if "until_left" in request.args:
+        until_left(request.environ["gunicorn.socket"])
     if request.args.get("drop") == "closed":
         response.close()
         return "something else"
     return response
+
+
+def until_left(sock: Any, established: bytes = b"\1") -> None:
+    """Wait until the client has broken its connection off."""
+    until = time.monotonic() + 10.0
+    while sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1) == established:
+        assert time.monotonic() < until, "the client is still there"
+        time.sleep(0.005)
 
 
 @app.route("/stop/<key>")
@@ -171,6 +180,9 @@ def shielded() -> Iterator[Any]:
         yield "begun"
         try:
             with current_stream.shield():
+                until = time.monotonic() + 10.0
+                while not current_stream.cancelled and time.monotonic() < until:
+                    block(0.01)
                 block(float(request.args["seconds"]))
                 note.marks.append("the block was left alone")
         except BaseException as error:

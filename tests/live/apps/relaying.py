@@ -13,7 +13,8 @@ from flask_llmstream import LLMStream, relay
 
 app = Flask(__name__)
 app.register_blueprint(ledger.blueprint)
-LLMStream(app, status_hold=0.2)
+# So long that whatever a provider says at once comes within it.
+LLMStream(app, status_hold=5.0)
 
 session = requests.Session()
 
@@ -40,8 +41,8 @@ WAYS = {"requests": by_requests, "httpx": by_httpx}
 def relayed(way: str, path: str = "") -> Any:
     """``opened`` makes the call in the view; the others make it when the stream begins."""
     note = ledger.note_of(request.args["key"])
-    options = {name: float(value) for name, value in request.args.items() if name in ("heartbeat_interval",)}
-    options.update((name, float(value)) for name, value in request.args.items() if name == "max_duration")
+    names = ("heartbeat_interval", "max_duration", "status_hold")
+    options = {name: float(value) for name, value in request.args.items() if name in names}
     url = request.args["url"]
     upstream = by_requests(url) if way == "opened" else partial(WAYS[way], url)
     return relay(

@@ -8,9 +8,11 @@ from __future__ import annotations
 import json
 import logging
 import os
-from typing import Any, Dict
+import time
+from typing import Any, Dict, Iterator
 
 from flask import Flask, request, session
+from werkzeug.exceptions import ServiceUnavailable
 
 from flask_llmstream import LLMStream, multiplex, stream_response
 from flask_llmstream.upstream import openai_chat
@@ -44,6 +46,50 @@ def chat() -> Any:
 @app.route("/several", methods=["GET", "POST"])
 def several() -> Any:
     return respond(multiplex({name: source(name) for name in request.args["models"].split(",")}))
+
+
+@app.route("/json")
+def structured() -> Any:
+    """Write a list of numbers, one after the other."""
+
+    def write() -> Iterator[str]:
+        yield '{"numbers": ['
+        for number in range(int(request.args["count"])):
+            yield f"{', ' if number else ''}{number}"
+            time.sleep(0.03)
+        yield "]}"
+
+    return stream_response(write(), structured=True, resumable=True)
+
+
+@app.route("/failing")
+def failing() -> Any:
+    def write() -> Iterator[str]:
+        yield from "ab"
+        time.sleep(0.5)
+        raise ServiceUnavailable("The model rests.")
+
+    return stream_response(write(), resumable=True)
+
+
+@app.route("/flood")
+def flood() -> Any:
+    """Say more than the buffers on the way can hold."""
+    count = int(request.args["count"])
+    return stream_response((f"{number:20000d}" for number in range(count)), resumable=True)
+
+
+@app.route("/times")
+def times() -> Any:
+    """Say what time it is, on the clock that all processes of the machine share."""
+    pause = float(request.args["pause"])
+
+    def say() -> Iterator[str]:
+        for _ in range(int(request.args["count"])):
+            time.sleep(pause)
+            yield f"<{time.monotonic():.6f}>"
+
+    return stream_response(say(), resumable="resumable" in request.args)
 
 
 @app.route("/login/<user>")

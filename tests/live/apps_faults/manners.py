@@ -13,7 +13,7 @@ from flask import Flask, jsonify
 from flask_llmstream import LLMStream, UpstreamError, current_stream, stream
 
 app = Flask(__name__)
-LLMStream(app, status_hold=5, heartbeat_interval=0.02)
+LLMStream(app, status_hold=5, heartbeat_interval=0.01)
 
 begun: Counts[str] = Counter()
 ended: Counts[str] = Counter()

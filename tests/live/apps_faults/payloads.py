@@ -18,6 +18,7 @@ from flask_llmstream import (
     current_stream,
     stream_response,
 )
+from flask_llmstream.current import running
 
 app = Flask(__name__)
 LLMStream(app, heartbeat_interval=0.01, status_hold=0.03, max_delay=0.02)
@@ -92,8 +93,10 @@ def paced(record: Record) -> Iterator[Any]:
 
 
 def late(record: Record) -> Iterator[Any]:
-    """Nothing for a while, so that the opening is not the source's doing."""
-    time.sleep(0.06)
+    """Nothing until its silence has opened the stream, so that this is not the source's doing."""
+    stream, until = running(), time.monotonic() + 5.0
+    while not stream._opened and time.monotonic() < until:
+        time.sleep(0.01)
     yield from paced(record)
 
 
@@ -159,6 +162,8 @@ def payload(way: str, seed: int) -> Any:
 
     def generate() -> Iterator[Any]:
         yield from _WAYS[way](record)
+        if way == "paced":
+            time.sleep(0.05)  # chance may have given it few pauses
         current_stream.flush()
         yield record.sums()
 
