@@ -9,9 +9,16 @@ library only after this file was read.
 
 import os
 
-# on_starting refuses at the start what cannot work; worker_int ends open streams with a word when
-# the worker is interrupted. SIGTERM, SIGHUP and max_requests need no hook.
-from flask_llmstream.gunicorn import check_streaming, on_starting, worker_int  # noqa: F401
+# on_starting refuses at the start what cannot work; worker_int and worker_exit end open streams with a
+# word when the worker is interrupted, or its master is killed. SIGTERM, SIGHUP and max_requests need no
+# hook. child_exit is for metrics where PROMETHEUS_MULTIPROC_DIR is set, and does nothing elsewhere.
+from flask_llmstream.gunicorn import (  # noqa: F401
+    check_streaming,
+    child_exit,
+    on_starting,
+    worker_exit,
+    worker_int,
+)
 
 bind = os.environ.get("LLMSTREAM_BIND", "127.0.0.1:" + os.environ.get("PORT", "8000"))
 

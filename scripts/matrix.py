@@ -21,7 +21,7 @@ import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import List, NamedTuple, Optional, Sequence
+from typing import List, NamedTuple, Optional, Sequence, Tuple
 from xml.etree import ElementTree
 
 from interpreters import find_interpreter
@@ -33,8 +33,8 @@ VENVS = ROOT / ".matrix"
 #: What the tests may use besides themselves; setup.cfg is there for the settings of pytest.
 COMPANIONS = ("tests", "examples", "gunicorn.conf.py", "setup.cfg")
 
-#: Markers of tests that need what a pinned stack lacks: browser, model, other servers, the source.
-ELSEWHERE = "checkout or servers or browser or model or slow"
+#: Markers of tests that need what a pinned stack lacks: browser, model, other servers, the source, root.
+ELSEWHERE = "checkout or servers or faults or browser or model or slow"
 
 #: What to run, as arguments to pytest.
 SELECTIONS = {
@@ -46,10 +46,13 @@ SELECTIONS = {
         "-m", f"not ({ELSEWHERE})",
     ],
     # The least of them: who leaves, who ends, and what arrives.
-    "vital": [f"tests/live/test_{name}.py" for name in ("leaving", "endings", "integrity", "retrofit")]
+    "vital": [
+        f"tests/live/test_{name}.py"
+        for name in ("leaving", "endings", "integrity", "retrofit", "old_scripts")
+    ]
     + ["-m", f"not ({ELSEWHERE})"],
     "quick": ["tests", "-m", f"not ({ELSEWHERE})"],
-    "all": ["tests", "-m", "not checkout"],
+    "all": ["tests", "-m", "not (checkout or faults)"],
 }
 #: What is run where nothing else is said.
 USUAL = ["core", "live"]
@@ -233,17 +236,24 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     found = {each.name: find_interpreter(each.version) for each in environments}
     wheel = build_wheel() if any(found.values()) else None
 
-    def run_one(environment: Environment) -> List[Result]:
-        selections = options.select or (USUAL_OF_WHEEL if environment.name == "wheel" else USUAL)
+    def prepare_one(environment: Environment) -> Optional[Path]:
         interpreter = found[environment.name]
-        if interpreter is None or wheel is None:
+        return None if interpreter is None or wheel is None else prepare(environment, interpreter, wheel)
+
+    def run_one(what: Tuple[Environment, Optional[Path], str]) -> Result:
+        environment, python, selection = what
+        if python is None:
             missing = f"Python {environment.version} is not installed"
-            return [Result(environment.name, each, "NOT RUN", missing) for each in selections]
-        python = prepare(environment, interpreter, wheel)
-        return [run_tests(environment, python, each, extra, options.jobs == 1) for each in selections]
+            return Result(environment.name, selection, "NOT RUN", missing)
+        return run_tests(environment, python, selection, extra, options.jobs == 1)
 
     with ThreadPoolExecutor(options.jobs) as pool:
-        results = [result for some in pool.map(run_one, environments) for result in some]
+        asked = [
+            (environment, python, selection)
+            for environment, python in zip(environments, pool.map(prepare_one, environments))
+            for selection in options.select or (USUAL_OF_WHEEL if environment.name == "wheel" else USUAL)
+        ]
+        results = list(pool.map(run_one, asked))
     say("results")
     print(*results, sep="\n", flush=True)
     for other in map(load, names()):
@@ -268,7 +278,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--jobs", type=int, default=1, metavar="N",
-        help="environments that run at the same time: the live tests mostly wait; default: 1",
+        help="selections that run at the same time: the live tests mostly wait; default: 1",
     )
     parser.add_argument("--strict", action="store_true", help="a missing Python is a failure")
     return parser

@@ -27,8 +27,8 @@ settings` prints what is in force.
 
 #: Settings that are keywords of stream_response too.
 PER_STREAM = {
-    "heartbeat_interval", "status_hold", "padding", "max_age", "max_delay", "max_duration", "on_disconnect",
-    "release",
+    "heartbeat_interval", "status_hold", "padding", "max_age", "max_bytes", "max_delay", "max_duration",
+    "max_streams", "on_disconnect", "release",
 }
 
 
