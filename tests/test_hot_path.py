@@ -27,8 +27,9 @@ AT_MOST = {
 }
 #: Blocks of memory that a token may leave behind. Its text is a piece of a list; the log of this process
 #: keeps a token as an entry. What has ended waits in the queue of the ticker until its time has come.
-#: An idle stream has a few more than a generator under stream_with_context().
-BLOCKS = {"logged": 8.0, "whole": 8.0, "whole, measured": 8.0, "idle": 9.0}
+#: An idle stream has up to 9 more than a generator under stream_with_context(), and on a busy machine 6: not
+#: each of them has been looked at by the ticker then. A block of a few streams comes and goes by chance.
+BLOCKS = {"logged": 8.0, "whole": 8.0, "whole, measured": 8.0, "idle": 12.0}
 
 
 @pytest.mark.parametrize("runtime", sorted(AT_MOST))
